@@ -1,0 +1,132 @@
+// BlockFormat: one row per number format of the packed file, with its scalar decode, which is the executable
+// specification (docs/format.md, "Number formats"). A new format is one file and one row in block_table.cc.
+//
+// A matrix [rows, cols] is cut into tiles of 16 rows x 32 columns. Its bytes ("blob") are
+//     tiles   row tile after row tile; within a row tile, column tile after column tile
+//     pad     zeros up to a multiple of 64 bytes
+//     side    scales that do not belong to one tile (SideKind)
+//     pad     zeros up to a multiple of 64 bytes
+// Rows and columns past the matrix edge are zero bytes inside their tile and decode to a value nobody may read.
+// A vector (norm, bias) is stored plain: its elements in order, only in f32, f16 or bf16, padded to 64 bytes.
+#pragma once
+
+#include <cstdint>
+#include "absl/strings/string_view.h"
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+namespace kompakt {
+
+inline constexpr int64_t kTileRows = 16;
+inline constexpr int64_t kTileCols = 32;
+inline constexpr int64_t kTileElements = kTileRows * kTileCols;
+inline constexpr int64_t kFp8Block = 128;  // rows and columns that share one scale in fp8_b128
+
+// Numbers are part of the file format through the names; they may be renumbered, the names may not.
+enum class FormatId : uint8_t {
+  kF32,
+  kF16,
+  kBf16,
+  kFp8B128,  // upstream FP8 E4M3 with one F32 scale per 128 x 128 block, codes kept bit for bit
+  kInt4G32,  // upstream symmetric INT4 with one BF16 scale per 32 columns, codes kept bit for bit
+  kQ8G32,    // int8 codes; row scale F32 x group scale 8 bit
+  kQ4G32,    // nonlinear 4-bit codes; row scale F32; per 32 columns a 7-bit scale and a shift bit
+  kQ4G16,    // nonlinear 4-bit codes; row scale F32; per 16 columns a 6-bit scale and a shift bit
+};
+
+// The scales beside the tiles of a matrix.
+enum class SideKind : uint8_t {
+  kNone,
+  kRowScale,    // F32 [row tiles * 16]: one per row, zero for padding rows
+  kBlockScale,  // F32 [cdiv(rows, 128)][cdiv(cols, 128)]
+};
+
+// One tile as F32, row-major. Elements outside the matrix are unspecified.
+struct DecodedTile {
+  float w[kTileRows][kTileCols];
+};
+
+struct BlockFormat {
+  FormatId id;
+  absl::string_view name;
+  double bits_per_weight;  // tile bytes per element; side data not counted
+  bool exact;              // true: holds an upstream form bit for bit. false: made by an Encoder (quant/)
+  bool vector_ok;          // may store norms and biases
+  int64_t group_cols;      // columns that share a group scale; 0 where there is none
+  uint64_t tile_bytes;
+  SideKind side;
+  // Bytes of one element of StoredRows::elements; 0 where !exact.
+  uint64_t stored_element_bytes;
+  // `side` points to the 16 row scales of the tile's rows (kRowScale), to the one scale of its block (kBlockScale),
+  // or is null.
+  void (*decode_tile)(const uint8_t* tile, const float* side, DecodedTile* out);
+};
+
+// Never fails: every FormatId has a row.
+const BlockFormat& FormatOf(FormatId id);
+absl::Span<const BlockFormat> AllFormats();
+// kUnimplemented naming the known formats when there is none of that name.
+absl::StatusOr<FormatId> FormatFromName(absl::string_view name);
+
+struct MatrixShape {
+  int64_t rows = 0;
+  int64_t cols = 0;
+};
+
+// Where things lie inside the blob of one matrix or vector, in bytes from its start.
+struct BlobLayout {
+  int64_t row_tiles = 0;
+  int64_t col_tiles = 0;
+  uint64_t side_offset = 0;
+  uint64_t side_bytes = 0;
+  uint64_t total_bytes = 0;  // a multiple of 64
+
+  uint64_t row_tile_bytes(const BlockFormat& f) const { return static_cast<uint64_t>(col_tiles) * f.tile_bytes; }
+};
+
+// kOutOfRange when a product overflows 2^63, kInvalidArgument for a shape that is not positive or a vector in a format
+// that cannot hold one.
+absl::StatusOr<BlobLayout> LayoutOfMatrix(const BlockFormat& format, MatrixShape shape);
+absl::StatusOr<BlobLayout> LayoutOfVector(const BlockFormat& format, int64_t n);
+
+// A matrix in packed form. Does not own its bytes; `data` holds layout.total_bytes and is at least 4-byte aligned.
+struct MatrixView {
+  const BlockFormat* format = nullptr;
+  MatrixShape shape;
+  BlobLayout layout;
+  const uint8_t* data = nullptr;
+
+  const uint8_t* tile(int64_t row_tile, int64_t col_tile) const {
+    return data + static_cast<uint64_t>(row_tile * layout.col_tiles + col_tile) * format->tile_bytes;
+  }
+  // The `side` argument of decode_tile for that tile.
+  const float* side(int64_t row_tile, int64_t col_tile) const;
+};
+
+// Rows [row_begin, row_end) as F32, row-major into out[(row_end - row_begin) * cols].
+void DecodeRows(const MatrixView& m, int64_t row_begin, int64_t row_end, absl::Span<float> out);
+// All n elements of a vector blob.
+void DecodeVector(const BlockFormat& format, const uint8_t* data, int64_t n, absl::Span<float> out);
+
+// Consecutive rows of a tensor in an exact upstream form, before it is cut into tiles.
+struct StoredRows {
+  FormatId format = FormatId::kF32;  // an exact one
+  int64_t rows = 0;
+  int64_t cols = 0;
+  // Row-major elements of stored_element_bytes each: little-endian F32/F16/BF16, an FP8 byte, or one INT4 code
+  // (unsigned, value + 8) per byte.
+  std::vector<uint8_t> elements;
+  std::vector<float> block_scales;     // fp8_b128: [cdiv(rows, 128)][cdiv(cols, 128)]
+  std::vector<uint16_t> group_scales;  // int4_g32: BF16 bits [rows][cdiv(cols, 32)]
+};
+
+// Writes the tiles of `rows` (padding zeroed) to tiles[cdiv(rows, 16) * col_tiles * tile_bytes]. Bit for bit.
+void PackTiles(const StoredRows& rows, uint8_t* tiles);
+// The inverse on rows [row_begin, row_end) of a matrix in an exact format; row_begin must be a multiple of 128.
+StoredRows UnpackRows(const MatrixView& m, int64_t row_begin, int64_t row_end);
+// The F32 values of stored rows: code x scale in F32, the rule of the exact formats' decode_tile.
+void DecodeStoredRows(const StoredRows& rows, absl::Span<float> out);
+
+}  // namespace kompakt

@@ -1,0 +1,58 @@
+// PackedWriter: writes a packed file so that the destination is at every moment either absent (or its old self) or
+// complete. Bytes go to DST.partial; DST.partial.journal lists the finished records; Commit verifies, syncs and renames.
+// A writer that is destroyed without Commit leaves both, and a later Open with the same plan goes on from there.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "format/file_system.h"
+#include "format/manifest.pb.h"
+#include "format/packed_layout.h"
+
+namespace kompakt {
+
+// Everything that decides the bytes of the file before any weight is read.
+struct WritePlan {
+  PackedLayout layout;
+  // arch, assets, recipe, provenance and the parts' exact and source_dtype fields (extents in layout order);
+  // record_xxh3 and stats are filled in by the writer.
+  Manifest manifest;
+};
+
+// The extents of a manifest for `layout`: offsets, roles, formats, shapes; `exact` and `source_dtype` left to the caller.
+Manifest ManifestFor(const ModelSchema& schema, const PackedLayout& layout);
+
+class PackedWriter {
+ public:
+  // Allocates the whole file at once (a full disk fails here, kResourceExhausted) or resumes: the records of the
+  // journal are re-read and their XXH3 checked, damaged ones are written again. kFailedPrecondition when a journal of
+  // another plan lies there (it says what differs); kUnavailable when another process holds it.
+  static absl::StatusOr<std::unique_ptr<PackedWriter>> Open(FileSystem& fs, const std::string& destination,
+                                                            WritePlan plan);
+  virtual ~PackedWriter() = default;
+
+  // Records already complete from an earlier run.
+  virtual bool IsDone(int64_t extent, int64_t record) const = 0;
+  virtual int64_t resumed_records() const = 0;
+
+  // One record, in order: Append its bytes (all record_bytes of them, padding included), then Finish with one
+  // ErrorStats per lossy part (default-constructed for exact ones). Different records may be written by different
+  // threads at once; one RecordWriter belongs to one thread.
+  class RecordWriter {
+   public:
+    virtual ~RecordWriter() = default;
+    virtual absl::Status Append(absl::Span<const uint8_t> bytes) = 0;
+    virtual absl::Status Finish(absl::Span<const ErrorStats> stats_per_part) = 0;
+  };
+  virtual std::unique_ptr<RecordWriter> BeginRecord(int64_t extent, int64_t record) = 0;
+
+  // All records are done: writes header, manifest and footer, syncs, re-reads and verifies the file, renames it to the
+  // destination and removes the journal. kInternal when a record is missing.
+  virtual absl::Status Commit() = 0;
+};
+
+}  // namespace kompakt

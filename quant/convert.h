@@ -1,0 +1,68 @@
+// The conversion job: TensorSource + QuantRecipe -> packed file.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "format/file_system.h"
+#include "format/packed_layout.h"
+#include "format/tensor_source.h"
+#include "quant/recipe.h"
+
+namespace kompakt {
+
+// What a conversion will do; reads no tensor data.
+struct ConversionPlan {
+  std::vector<QuantRecipe::Choice> choices;  // per schema tensor
+  PackedLayout layout;
+  // Tensors grouped by what a reader cares about: class, role, source form, format.
+  struct Line {
+    std::string tensor_class;
+    std::string role;
+    std::string source_dtype;
+    std::string format;
+    std::string reason;
+    bool exact = false;
+    int64_t tensors = 0;
+    int64_t parameters = 0;
+    uint64_t source_bytes = 0;
+    uint64_t packed_bytes = 0;
+  };
+  std::vector<Line> lines;
+  int64_t parameters = 0;
+  uint64_t source_bytes = 0;
+  uint64_t tensor_bytes = 0;  // of the packed tensors
+  uint64_t file_bytes = 0;    // of the whole file, exact but for the manifest's size, which is an upper bound
+  uint64_t peak_ram_bytes = 0;
+};
+absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const QuantRecipe& recipe, int threads);
+
+struct ConvertOptions {
+  int threads = 1;
+  bool force = false;                                        // replace an existing destination made from something else
+  const std::atomic<bool>* interrupted = nullptr;            // set by SIGINT: stops within a record, kCancelled
+  std::function<void(uint64_t done, uint64_t total)> progress;  // tensor bytes written; from one thread at a time
+};
+
+struct ConvertReport {
+  uint64_t file_bytes = 0;
+  int64_t resumed_records = 0;
+  bool already_complete = false;  // the destination was this very result before we began; it was verified
+  // Error against the source per (class, format), lossy tensors only.
+  struct ClassError {
+    std::string tensor_class;
+    std::string format;
+    double nmse_db = 0;
+    double max_abs_error = 0;
+    int64_t parameters = 0;
+  };
+  std::vector<ClassError> errors;
+};
+absl::StatusOr<ConvertReport> Convert(const TensorSource& source, const QuantRecipe& recipe,
+                                      const std::string& destination, const ConvertOptions& options, FileSystem& fs);
+
+}  // namespace kompakt

@@ -1,0 +1,44 @@
+// Session: one mutable timeline over a Model, with its latent KV cache (kv_lora_rank + rope values per token and layer).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "runtime/model.h"
+
+namespace kompakt {
+
+// What a forward pass saw, for traces and comparisons. Filled for the tokens of one Forward call (T tokens).
+struct ForwardTrace {
+  std::vector<float> hidden;          // [layers + 1][T][h]: input of each layer, then the output of the final norm
+  std::vector<int32_t> router_ids;    // [moe layers][T][K] ascending
+  std::vector<float> router_weights;  // [moe layers][T][K] in the same order, scaling factor included
+};
+
+class Session {
+ public:
+  // `max_tokens`: room of the cache. kInvalidArgument when it is not positive, kResourceExhausted when it cannot be had.
+  static absl::StatusOr<std::unique_ptr<Session>> Create(std::shared_ptr<const Model> model, int64_t max_tokens);
+  virtual ~Session() = default;
+
+  virtual const Model& model() const = 0;
+  virtual int64_t position() const = 0;  // tokens in the cache
+  virtual int64_t max_tokens() const = 0;
+  virtual uint64_t cache_bytes() const = 0;
+  // Forgets the tokens from `position` on.
+  virtual absl::Status Rewind(int64_t position) = 0;
+
+  // Appends `ids` to the timeline. Which logits are wanted: of the last token only, or of every token.
+  // Results do not depend on how a text is cut into calls beyond rounding, and not at all on the thread count.
+  // kInvalidArgument: an id >= vocab_size, no room. kDataLoss naming the layer: NaN in a hidden state.
+  enum class Logits { kNone, kLast, kAll };
+  struct Output {
+    std::vector<float> logits;  // [T or 1 or 0][vocab_size]
+  };
+  virtual absl::StatusOr<Output> Forward(absl::Span<const int32_t> ids, Logits logits, ForwardTrace* trace = nullptr) = 0;
+};
+
+}  // namespace kompakt
