@@ -8,40 +8,40 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include "absl/strings/string_view.h"
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "format/arch_spec.pb.h"
 
 namespace kompakt {
 
 enum class TensorRole : uint8_t {
-  kEmbedTokens,         // embed_tokens                    [vocab, h]
-  kFinalNorm,           // norm                            [h]
-  kLmHead,              // lm_head                         [vocab, h]; absent when tie_word_embeddings
-  kInputNorm,           // input_layernorm                 [h]
-  kPostAttentionNorm,   // post_attention_layernorm        [h]
-  kQProj,               // self_attn.q_proj                [H (dn + dr), h]; when q_lora_rank is 0
-  kQAProj,              // self_attn.q_a_proj              [rq, h]
-  kQANorm,              // self_attn.q_a_layernorm         [rq]
-  kQBProj,              // self_attn.q_b_proj              [H (dn + dr), rq]
-  kKvAProj,             // self_attn.kv_a_proj_with_mqa    [rkv + dr, h]
-  kKvANorm,             // self_attn.kv_a_layernorm        [rkv]
-  kKvBProj,             // self_attn.kv_b_proj             [H (dn + dv), rkv]
-  kOProj,               // self_attn.o_proj                [h, H dv]
-  kDenseGate,           // mlp.gate_proj                   [inter, h]; dense layers
-  kDenseUp,             // mlp.up_proj                     [inter, h]
-  kDenseDown,           // mlp.down_proj                   [h, inter]
-  kRouter,              // mlp.gate                        [E, h]; MoE layers
-  kRouterBias,          // mlp.gate.e_score_correction_bias [E]; noaux_tc only, never below F32
-  kExpertGate,          // mlp.experts.gate_proj           [moe_inter, h], one per expert
-  kExpertUp,            // mlp.experts.up_proj             [moe_inter, h]
-  kExpertDown,          // mlp.experts.down_proj           [h, moe_inter]
-  kSharedGate,          // mlp.shared_experts.gate_proj    [n_shared moe_inter, h]
-  kSharedUp,            // mlp.shared_experts.up_proj      [n_shared moe_inter, h]
-  kSharedDown,          // mlp.shared_experts.down_proj    [h, n_shared moe_inter]
+  kEmbedTokens,        // embed_tokens                    [vocab, h]
+  kFinalNorm,          // norm                            [h]
+  kLmHead,             // lm_head                         [vocab, h]; absent when tie_word_embeddings
+  kInputNorm,          // input_layernorm                 [h]
+  kPostAttentionNorm,  // post_attention_layernorm        [h]
+  kQProj,              // self_attn.q_proj                [H (dn + dr), h]; when q_lora_rank is 0
+  kQAProj,             // self_attn.q_a_proj              [rq, h]
+  kQANorm,             // self_attn.q_a_layernorm         [rq]
+  kQBProj,             // self_attn.q_b_proj              [H (dn + dr), rq]
+  kKvAProj,            // self_attn.kv_a_proj_with_mqa    [rkv + dr, h]
+  kKvANorm,            // self_attn.kv_a_layernorm        [rkv]
+  kKvBProj,            // self_attn.kv_b_proj             [H (dn + dv), rkv]
+  kOProj,              // self_attn.o_proj                [h, H dv]
+  kDenseGate,          // mlp.gate_proj                   [inter, h]; dense layers
+  kDenseUp,            // mlp.up_proj                     [inter, h]
+  kDenseDown,          // mlp.down_proj                   [h, inter]
+  kRouter,             // mlp.gate                        [E, h]; MoE layers
+  kRouterBias,         // mlp.gate.e_score_correction_bias [E]; noaux_tc only, never below F32
+  kExpertGate,         // mlp.experts.gate_proj           [moe_inter, h], one per expert
+  kExpertUp,           // mlp.experts.up_proj             [moe_inter, h]
+  kExpertDown,         // mlp.experts.down_proj           [h, moe_inter]
+  kSharedGate,         // mlp.shared_experts.gate_proj    [n_shared moe_inter, h]
+  kSharedUp,           // mlp.shared_experts.up_proj      [n_shared moe_inter, h]
+  kSharedDown,         // mlp.shared_experts.down_proj    [h, n_shared moe_inter]
 };
 
 // What a tensor is for: the unit in which recipes decide and reports add up.

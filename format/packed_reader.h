@@ -42,8 +42,8 @@ class PackedReader {
   // kDataLoss naming the tensor or "layer L expert E", the offset, expected and found XXH3.
   virtual absl::Status VerifyRecord(int64_t extent, int64_t record) const = 0;
 
-  // Every record and every padding byte, in file order. Returns one status per damaged record or padding run; empty when
-  // intact. `progress` (may be null) is called with bytes checked so far, from one thread at a time.
+  // Every record and every padding byte, in file order. Returns one status per damaged record or padding run; empty
+  // when intact. `progress` (may be null) is called with bytes checked so far, from one thread at a time.
   virtual std::vector<absl::Status> Verify(int threads, const std::function<void(uint64_t)>& progress) const = 0;
 };
 

@@ -1,6 +1,7 @@
 // PackedWriter: writes a packed file so that the destination is at every moment either absent (or its old self) or
-// complete. Bytes go to DST.partial; DST.partial.journal lists the finished records; Commit verifies, syncs and renames.
-// A writer that is destroyed without Commit leaves both, and a later Open with the same plan goes on from there.
+// complete. Bytes go to DST.partial; DST.partial.journal lists the finished records; Commit verifies, syncs and
+// renames. A writer that is destroyed without Commit leaves both, and a later Open with the same plan goes on from
+// there.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,8 @@ struct WritePlan {
   Manifest manifest;
 };
 
-// The extents of a manifest for `layout`: offsets, roles, formats, shapes; `exact` and `source_dtype` left to the caller.
+// The extents of a manifest for `layout`: offsets, roles, formats, shapes; `exact` and `source_dtype` left to the
+// caller.
 Manifest ManifestFor(const ModelSchema& schema, const PackedLayout& layout);
 
 class PackedWriter {

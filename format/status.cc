@@ -4,7 +4,6 @@
 #include <cstring>
 #include <string>
 
-
 namespace kompakt {
 
 absl::Status IoError(int error_number, absl::string_view what, absl::string_view path) {

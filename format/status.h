@@ -13,12 +13,12 @@
 // Every message about input names the file, the tensor or field, what was expected and what was found.
 #pragma once
 
-#include "absl/strings/string_view.h"
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 
 namespace kompakt {
 
@@ -48,8 +48,8 @@ absl::Status WithContext(const absl::Status& status, absl::string_view context);
 
 }  // namespace kompakt
 
-#define KOMPAKT_RETURN_IF_ERROR(expr)                      \
-  do {                                                     \
+#define KOMPAKT_RETURN_IF_ERROR(expr)                                                         \
+  do {                                                                                        \
     if (absl::Status kompakt_status_ = (expr); !kompakt_status_.ok()) return kompakt_status_; \
   } while (false)
 
@@ -59,5 +59,4 @@ absl::Status WithContext(const absl::Status& status, absl::string_view context);
   auto tmp = (expr);                              \
   if (!tmp.ok()) return std::move(tmp).status();  \
   lhs = *std::move(tmp)
-#define KOMPAKT_ASSIGN_OR_RETURN(lhs, expr) \
-  KOMPAKT_ASSIGN_OR_RETURN_(KOMPAKT_CONCAT_(kompakt_or_, __LINE__), lhs, expr)
+#define KOMPAKT_ASSIGN_OR_RETURN(lhs, expr) KOMPAKT_ASSIGN_OR_RETURN_(KOMPAKT_CONCAT_(kompakt_or_, __LINE__), lhs, expr)
