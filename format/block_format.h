@@ -48,6 +48,12 @@ struct DecodedTile {
   float w[kTileRows][kTileCols];
 };
 
+// One tile of an exact format as the source stores it: elements of stored_element_bytes each, row-major [16][32].
+struct StoredTile {
+  uint8_t elements[kTileElements * 4];
+  uint16_t group_scales[kTileRows];  // int4_g32: BF16 bits, one per row
+};
+
 struct BlockFormat {
   FormatId id;
   absl::string_view name;
@@ -61,7 +67,18 @@ struct BlockFormat {
   uint64_t stored_element_bytes;
   // `side` points to the 16 row scales of the tile's rows (kRowScale), to the one scale of its block (kBlockScale),
   // or is null.
+  //
+  // Every weight is one F32 product, rounded once, so that any reader gets the same bits:
+  //     kNone        the stored value, widened (exact); int4_g32: float(code - 8) * scale
+  //     kBlockScale  value(code) * scale, value(code) exact in F32
+  //     kRowScale    d_r * float(i), i an integer of at most 16 bits: group scale times code value, exact
   void (*decode_tile)(const uint8_t* tile, const float* side, DecodedTile* out);
+  // Exact formats only, null otherwise. Stored form of one tile <-> its bytes, bit for bit; all of `in` or `tile` is
+  // read.
+  void (*pack_tile)(const StoredTile& in, uint8_t* tile);
+  void (*unpack_tile)(const uint8_t* tile, StoredTile* out);
+  // Exact formats only: n consecutive stored elements as F32, before any scale.
+  void (*decode_elements)(const uint8_t* elements, int64_t n, float* out);
 };
 
 // Never fails: every FormatId has a row.

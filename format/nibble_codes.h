@@ -1,0 +1,23 @@
+// How the 4-bit formats place the codes of a tile: one 32-bit word holds 8 consecutive k of one row, byte i the codes
+// of k + i (low nibble) and k + 4 + i (high nibble).
+#pragma once
+
+#include <cstdint>
+
+#include "format/block_format.h"
+
+namespace kompakt {
+
+using NibbleCodes = uint8_t[kTileCols / 8][kTileRows][4];  // [k / 8][row][byte]
+
+inline uint8_t NibbleAt(const NibbleCodes& codes, int64_t row, int64_t k) {
+  return static_cast<uint8_t>((codes[k / 8][row][k % 4] >> (k % 8 < 4 ? 0 : 4)) & 0xf);
+}
+
+// `code` is below 16.
+inline void SetNibble(NibbleCodes& codes, int64_t row, int64_t k, uint8_t code) {
+  uint8_t& byte = codes[k / 8][row][k % 4];
+  byte = static_cast<uint8_t>(k % 8 < 4 ? (byte & 0xf0) | code : (byte & 0x0f) | (code << 4));
+}
+
+}  // namespace kompakt
