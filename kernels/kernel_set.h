@@ -1,0 +1,185 @@
+// KernelSet: the ops that a forward pass is written in, as one device or instruction set offers them.
+//
+// Every op takes a plain structure of pointers, counts and packed matrices. Shapes stand beside the pointers, innermost
+// dimension last; `..._stride` counts floats from one token to the next. Inputs and outputs do not overlap unless it is
+// said. T is the number of tokens of the call; every op accepts T >= 1.
+//
+// Every set computes the same formulas (DeepSeek-V2 report, section 2; DeepSeek-V3 report, section 2.1) and may differ
+// from `reference` only by rounding. Within a set the result of a token depends neither on the thread count nor on the
+// tokens beside it, bit for bit: reductions have a fixed order and are never split by thread.
+//
+// All ops fail with kResourceExhausted when scratch memory cannot be had, and with nothing else: shapes were checked
+// when the model was loaded. They do not check for NaN, except `all_finite`.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "format/block_format.h"
+#include "kernels/latent_cache.h"
+#include "kernels/router.h"
+#include "kernels/workspace.h"
+
+namespace kompakt {
+
+// What a call may use. One context serves one call at a time.
+struct KernelContext {
+  int threads = 1;
+  Workspace* workspace = nullptr;
+};
+
+// y[t] = row ids[t] of the table.
+struct EmbedParams {
+  MatrixView table;              // [vocab, h]
+  const int32_t* ids = nullptr;  // [T], each within the table
+  int64_t tokens = 0;            // T
+  float* y = nullptr;            // [T, h]
+};
+
+// y = x / sqrt(mean(x^2) + eps) * weight. y may be x.
+struct RmsNormParams {
+  const float* x = nullptr;  // [T, width]
+  int64_t x_stride = 0;
+  const float* weight = nullptr;  // [width]
+  double eps = 0;
+  int64_t tokens = 0;
+  int64_t width = 0;
+  float* y = nullptr;  // [T, width]
+  int64_t y_stride = 0;
+};
+
+// y = x W^T.
+struct LinearParams {
+  MatrixView w;              // [N, K]
+  const float* x = nullptr;  // [T, K]
+  int64_t x_stride = 0;
+  int64_t tokens = 0;
+  float* y = nullptr;  // [T, N]
+  int64_t y_stride = 0;
+};
+
+// Rotates adjacent pairs in place: (x[2j], x[2j + 1]) by the angle of position t and frequency j.
+struct RopeParams {
+  float* x = nullptr;       // first rotary value of head 0 of token 0
+  int64_t x_stride = 0;     // to the next token
+  int64_t head_stride = 0;  // to the next head
+  int64_t heads = 0;
+  int64_t dim = 0;                 // rotary values per head, even
+  const float* cos_sin = nullptr;  // [T, dim / 2, 2]: cosine, sine
+  int64_t tokens = 0;
+};
+
+// Appends T rows to the latent cache of one layer: RMSNorm of the first `rank` values, RoPE of the rest.
+struct LatentAppendParams {
+  const float* a = nullptr;            // [T, rank + rope]: output of kv_a_proj_with_mqa
+  const float* norm_weight = nullptr;  // [rank]
+  double eps = 0;
+  const float* cos_sin = nullptr;  // [T, rope / 2, 2]
+  int64_t tokens = 0;
+  int64_t position = 0;  // row of the first token
+  LatentCache cache;
+};
+
+// Multi-head latent attention of T tokens over rows [0, position + T) of the cache, causal: token t sees the rows up to
+// position + t. Two forms of the same algebra (DeepSeek-V2 report, section 2.1.2).
+struct MlaParams {
+  int64_t heads = 0;      // H
+  int64_t nope_dim = 0;   // dn
+  int64_t rope_dim = 0;   // dr
+  int64_t value_dim = 0;  // dv
+  float softmax_scale = 0;
+  MatrixView kv_b;           // [H (dn + dv), rank]; per head dn rows W_UK, then dv rows W_UV
+  const float* q = nullptr;  // [T, H, dn + dr], rotated
+  int64_t tokens = 0;
+  int64_t position = 0;  // of the first token
+  LatentCache cache;     // rows [0, position + T) are filled
+  float* y = nullptr;    // [T, H, dv]
+};
+
+// Scores x W^T in F32, then the choice of experts (router.h).
+struct RouteParams {
+  RouterRule rule;
+  MatrixView w;                 // [E, h]
+  const float* bias = nullptr;  // [E], or null
+  const float* x = nullptr;     // [T, h]
+  int64_t tokens = 0;
+  int32_t* ids = nullptr;    // [T, K] ascending
+  float* weights = nullptr;  // [T, K] of those experts, scaling factor included
+};
+
+// One gated FFN: down(silu(gate x) * (up x)).
+struct FfnWeights {
+  MatrixView gate;  // [inter, h]
+  MatrixView up;    // [inter, h]
+  MatrixView down;  // [h, inter]
+};
+
+// A dense FFN or the shared experts.
+struct FfnParams {
+  FfnWeights w;
+  const float* x = nullptr;  // [T, h]
+  int64_t tokens = 0;
+  float* y = nullptr;       // [T, h]
+  bool accumulate = false;  // y += ffn(x) instead of y = ffn(x)
+};
+
+// The routed experts of a layer: y[t] = sum over k of weights[t, k] * ffn of expert ids[t, k], added in the order of
+// ascending expert index.
+struct ExpertFfnParams {
+  const FfnWeights* experts = nullptr;  // [n_experts], all of the same shapes
+  int64_t n_experts = 0;
+  const int32_t* ids = nullptr;    // [T, K] ascending, distinct
+  const float* weights = nullptr;  // [T, K]
+  int64_t k = 0;
+  const float* x = nullptr;  // [T, h]
+  int64_t tokens = 0;
+  float* y = nullptr;  // [T, h]
+};
+
+// y += x.
+struct AddParams {
+  const float* x = nullptr;  // [n]
+  float* y = nullptr;        // [n]
+  int64_t n = 0;
+};
+
+// *finite = no value of x is NaN or infinite.
+struct FiniteParams {
+  const float* x = nullptr;  // [n]
+  int64_t n = 0;
+  bool* finite = nullptr;
+};
+
+struct KernelSet {
+  absl::string_view name;
+  absl::string_view description;
+  // Can this machine run it?
+  bool (*available)();
+
+  absl::Status (*embed)(const EmbedParams&, KernelContext&);
+  absl::Status (*rms_norm)(const RmsNormParams&, KernelContext&);
+  absl::Status (*linear)(const LinearParams&, KernelContext&);
+  absl::Status (*rope)(const RopeParams&, KernelContext&);
+  absl::Status (*latent_append)(const LatentAppendParams&, KernelContext&);
+  // Plain form: decompresses keys and values of every cached row, block by block. Best for many tokens.
+  absl::Status (*mla_prefill)(const MlaParams&, KernelContext&);
+  // Absorbed form: queries are taken into the latent space instead. Best for few tokens.
+  absl::Status (*mla_decode)(const MlaParams&, KernelContext&);
+  absl::Status (*route)(const RouteParams&, KernelContext&);
+  absl::Status (*ffn)(const FfnParams&, KernelContext&);
+  absl::Status (*expert_ffn)(const ExpertFfnParams&, KernelContext&);
+  absl::Status (*add)(const AddParams&, KernelContext&);
+  absl::Status (*all_finite)(const FiniteParams&, KernelContext&);
+};
+
+// Every set of this build, `reference` first, then by ascending preference (kernel_table.cc).
+absl::Span<const KernelSet* const> AllKernelSets();
+// kInvalidArgument naming the known sets when there is none of that name or this machine cannot run it.
+absl::StatusOr<const KernelSet*> KernelSetByName(absl::string_view name);
+// The set named by the environment variable KOMPAKT_ISA (fails like KernelSetByName), else the best this machine runs.
+absl::StatusOr<const KernelSet*> BestKernelSet();
+
+}  // namespace kompakt
