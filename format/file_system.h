@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -19,11 +20,17 @@ class File {
   // Reads exactly bytes.size(); kDataLoss when the file ends before.
   virtual absl::Status ReadAt(uint64_t offset, absl::Span<uint8_t> bytes) const = 0;
   virtual absl::StatusOr<uint64_t> Size() const = 0;
-  // Reserves blocks for [0, bytes) and sets the size.
+  // The whole file, mapped for reading; valid as long as this File lives. A file that another program shortens
+  // meanwhile, or a device that fails, ends the process (SIGBUS), as with every mapped file.
+  virtual absl::StatusOr<absl::Span<const uint8_t>> Map() = 0;
+  // Reserves blocks for [0, bytes) and sets the size; new bytes are zero. Where the file system cannot reserve, the
+  // free space is compared with what is needed (kResourceExhausted when it is less).
   virtual absl::Status Allocate(uint64_t bytes) = 0;
   virtual absl::Status Truncate(uint64_t bytes) = 0;
+  // Everything written is on the device; what is read afterwards comes from there where the system can be told so.
   virtual absl::Status Sync() = 0;
-  // Exclusive advisory lock; kUnavailable when another process has it.
+  // Exclusive advisory lock, held until the file is closed; kUnavailable when another process has it, or when the path
+  // no longer leads to this file.
   virtual absl::Status Lock() = 0;
 };
 
@@ -32,6 +39,7 @@ class FileSystem {
   virtual ~FileSystem() = default;
   // Opens for reading and writing, creating it where absent.
   virtual absl::StatusOr<std::unique_ptr<File>> OpenForWrite(const std::string& path) = 0;
+  // kFailedPrecondition when it is not a regular file.
   virtual absl::StatusOr<std::unique_ptr<File>> OpenForRead(const std::string& path) = 0;
   virtual bool Exists(const std::string& path) = 0;
   // Atomic replacement, then a sync of the folder.
@@ -41,5 +49,10 @@ class FileSystem {
 
 // The operating system's files.
 FileSystem& PosixFileSystem();
+
+// Calls write(bytes, count, offset), which behaves like pwrite, until all of `bytes` is written: continues short
+// writes, repeats interrupted ones. IoError naming `path` otherwise.
+absl::Status WriteFully(const std::function<int64_t(const uint8_t*, uint64_t, uint64_t)>& write, uint64_t offset,
+                        absl::Span<const uint8_t> bytes, const std::string& path);
 
 }  // namespace kompakt

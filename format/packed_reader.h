@@ -21,7 +21,8 @@ namespace kompakt {
 
 class PackedReader {
  public:
-  // kNotFound / kPermissionDenied: cannot open. kDataLoss: not a packed file, or damaged. kUnimplemented: a newer major
+  // kNotFound / kPermissionDenied: cannot open. kFailedPrecondition: not a packed file at all (or an unfinished one).
+  // kDataLoss: a packed file whose header, manifest or footer is damaged. kUnimplemented: another major
   // version or an unknown required feature, by name.
   static absl::StatusOr<std::shared_ptr<const PackedReader>> Open(const std::string& path);
   virtual ~PackedReader() = default;

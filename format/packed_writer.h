@@ -4,7 +4,9 @@
 // there.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -28,13 +30,24 @@ struct WritePlan {
 // caller.
 Manifest ManifestFor(const ModelSchema& schema, const PackedLayout& layout);
 
+// Size of the finished file, exactly. The XXH3 of the source files need not be known. kUnimplemented when the manifest
+// would exceed the format's limit.
+absl::StatusOr<uint64_t> PackedFileBytes(const WritePlan& plan);
+
+// How Open re-reads the records of an interrupted run, and Commit the whole file.
+struct RereadOptions {
+  int threads = 1;
+  const std::atomic<bool>* interrupted = nullptr;  // set: stops with kCancelled; what is on disk can be resumed
+  std::function<void(uint64_t)> progress;          // bytes read so far; may be empty; one thread at a time
+};
+
 class PackedWriter {
  public:
   // Allocates the whole file at once (a full disk fails here, kResourceExhausted) or resumes: the records of the
   // journal are re-read and their XXH3 checked, damaged ones are written again. kFailedPrecondition when a journal of
   // another plan lies there (it says what differs); kUnavailable when another process holds it.
   static absl::StatusOr<std::unique_ptr<PackedWriter>> Open(FileSystem& fs, const std::string& destination,
-                                                            WritePlan plan);
+                                                            WritePlan plan, const RereadOptions& options);
   virtual ~PackedWriter() = default;
 
   // Records already complete from an earlier run.
@@ -42,8 +55,8 @@ class PackedWriter {
   virtual int64_t resumed_records() const = 0;
 
   // One record, in order: Append its bytes (all record_bytes of them, padding included), then Finish with one
-  // ErrorStats per lossy part (default-constructed for exact ones). Different records may be written by different
-  // threads at once; one RecordWriter belongs to one thread.
+  // ErrorStats per part (count = rows * cols; default-constructed for parts that the manifest calls exact). Different
+  // records may be written by different threads at once; one RecordWriter belongs to one thread.
   class RecordWriter {
    public:
     virtual ~RecordWriter() = default;
@@ -54,7 +67,7 @@ class PackedWriter {
 
   // All records are done: writes header, manifest and footer, syncs, re-reads and verifies the file, renames it to the
   // destination and removes the journal. kInternal when a record is missing.
-  virtual absl::Status Commit() = 0;
+  virtual absl::Status Commit(const RereadOptions& options) = 0;
 };
 
 }  // namespace kompakt

@@ -48,6 +48,10 @@ class TensorSource {
 
   // Every file that the weights and assets come from, with its XXH3-64; reads them all. Ascending by name.
   virtual absl::StatusOr<std::vector<SourceFile>> HashFiles(int threads) const = 0;
+
+  // The same list, names and bytes only: what a plan needs to know the size of a manifest. A source that can list its
+  // files without reading them overrides this.
+  virtual absl::StatusOr<std::vector<SourceFile>> ListFiles() const { return HashFiles(1); }
 };
 
 }  // namespace kompakt

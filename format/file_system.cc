@@ -1,0 +1,213 @@
+#include "format/file_system.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <limits>
+#include <utility>
+
+#include "format/status.h"
+
+namespace kompakt {
+namespace {
+
+constexpr uint64_t kMaxOffset = std::numeric_limits<off_t>::max();
+// One system call never takes more, whatever the platform's limit is.
+constexpr uint64_t kMaxTransfer = uint64_t{1} << 30;
+
+class PosixFile : public File {
+ public:
+  PosixFile(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+  ~PosixFile() override {
+    if (!mapped_.empty()) munmap(const_cast<uint8_t*>(mapped_.data()), mapped_.size());
+    close(fd_);
+  }
+  PosixFile(const PosixFile&) = delete;
+  PosixFile& operator=(const PosixFile&) = delete;
+
+  absl::Status WriteAt(uint64_t offset, absl::Span<const uint8_t> bytes) override {
+    return WriteFully([this](const uint8_t* data, uint64_t count,
+                             uint64_t at) -> int64_t { return pwrite(fd_, data, count, static_cast<off_t>(at)); },
+                      offset, bytes, path_);
+  }
+
+  absl::Status ReadAt(uint64_t offset, absl::Span<uint8_t> bytes) const override {
+    if (offset > kMaxOffset || bytes.size() > kMaxOffset - offset) {
+      return absl::OutOfRangeError(absl::StrCat("cannot read ", path_, ": offset ", offset, " is out of range"));
+    }
+    uint64_t done = 0;
+    while (done < bytes.size()) {
+      const ssize_t n = pread(fd_, bytes.data() + done, std::min<uint64_t>(bytes.size() - done, kMaxTransfer),
+                              static_cast<off_t>(offset + done));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return IoError(errno, "read", path_);
+      if (n == 0) {
+        return CorruptError(path_, ": ends at byte ", offset + done, ", expected ", bytes.size(), " bytes at ", offset);
+      }
+      done += static_cast<uint64_t>(n);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<uint64_t> Size() const override {
+    struct stat info;
+    if (fstat(fd_, &info) != 0) return IoError(errno, "examine", path_);
+    return static_cast<uint64_t>(info.st_size);
+  }
+
+  absl::StatusOr<absl::Span<const uint8_t>> Map() override {
+    if (!mapped_.empty()) return mapped_;
+    KOMPAKT_ASSIGN_OR_RETURN(const uint64_t bytes, Size());
+    if (bytes == 0) return mapped_;
+    void* const address = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd_, 0);
+    if (address == MAP_FAILED) return IoError(errno, "map", path_);
+    mapped_ = absl::MakeConstSpan(static_cast<const uint8_t*>(address), bytes);
+    return mapped_;
+  }
+
+  absl::Status Allocate(uint64_t bytes) override {
+    if (bytes > kMaxOffset) return IoError(EFBIG, "allocate", path_);
+    int error = 0;
+    do {
+      // Linux' own call, not posix_fallocate: glibc emulates that one by writing a byte to every block, which on a file
+      // system without support takes as long as writing the file.
+      error = fallocate(fd_, 0, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
+    } while (error == EINTR);
+    if (error == EOPNOTSUPP || error == ENOSYS || error == EINVAL) return AllocateWithoutSupport(bytes);
+    if (error != 0) return IoError(error, absl::StrCat("allocate ", bytes, " bytes for"), path_);
+    return Truncate(bytes);
+  }
+
+  absl::Status Truncate(uint64_t bytes) override {
+    if (ftruncate(fd_, static_cast<off_t>(bytes)) != 0) return IoError(errno, "set the size of", path_);
+    return absl::OkStatus();
+  }
+
+  absl::Status Sync() override {
+    if (fsync(fd_) != 0) return IoError(errno, "sync", path_);
+    // Only advice: a later read then checks the device and not the page cache.
+    (void)posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED);
+    return absl::OkStatus();
+  }
+
+  absl::Status Lock() override {
+    while (flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+      if (errno == EINTR) continue;
+      if (errno == EWOULDBLOCK) {
+        return absl::UnavailableError(absl::StrCat("another process is writing ", path_, "; wait for it or stop it"));
+      }
+      return IoError(errno, "lock", path_);
+    }
+    // Between our open and our lock the holder may have finished and removed or renamed the file.
+    struct stat mine, now;
+    if (fstat(fd_, &mine) != 0) return IoError(errno, "examine", path_);
+    if (stat(path_.c_str(), &now) != 0 || mine.st_ino != now.st_ino || mine.st_dev != now.st_dev) {
+      return absl::UnavailableError(absl::StrCat("another process has just finished with ", path_, "; try again"));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status AllocateWithoutSupport(uint64_t bytes) {
+    struct stat info;
+    struct statvfs space;
+    if (fstat(fd_, &info) != 0 || fstatvfs(fd_, &space) != 0) return IoError(errno, "examine", path_);
+    const uint64_t have = static_cast<uint64_t>(info.st_blocks) * 512;
+    const uint64_t need = bytes > have ? bytes - have : 0;
+    const uint64_t unit = space.f_frsize != 0 ? space.f_frsize : 512;
+    if (space.f_bavail < need / unit) {
+      return absl::ResourceExhaustedError(absl::StrCat("cannot allocate ", bytes, " bytes for ", path_, ": ",
+                                                       static_cast<uint64_t>(space.f_bavail) * unit, " are free"));
+    }
+    return Truncate(bytes);
+  }
+
+  int fd_;
+  std::string path_;
+  absl::Span<const uint8_t> mapped_;
+};
+
+absl::Status SyncFolderOf(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return IoError(errno, "open folder", folder);
+  const int error = fsync(fd) == 0 ? 0 : errno;
+  close(fd);
+  // Some network file systems cannot sync a folder; they make a rename durable themselves.
+  if (error != 0 && error != EINVAL && error != ENOTSUP) return IoError(error, "sync folder", folder);
+  return absl::OkStatus();
+}
+
+class PosixFiles : public FileSystem {
+ public:
+  absl::StatusOr<std::unique_ptr<File>> OpenForWrite(const std::string& path) override {
+    return Open(path, O_RDWR | O_CREAT | O_CLOEXEC, "create");
+  }
+
+  absl::StatusOr<std::unique_ptr<File>> OpenForRead(const std::string& path) override {
+    // Without O_NONBLOCK the open of a named pipe would wait for a writer.
+    return Open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK, "open");
+  }
+
+  bool Exists(const std::string& path) override {
+    struct stat info;
+    return lstat(path.c_str(), &info) == 0;
+  }
+
+  absl::Status Rename(const std::string& from, const std::string& to) override {
+    if (rename(from.c_str(), to.c_str()) != 0) return IoError(errno, absl::StrCat("rename ", from, " to"), to);
+    return SyncFolderOf(to);
+  }
+
+  absl::Status Remove(const std::string& path) override {
+    if (unlink(path.c_str()) != 0) return IoError(errno, "remove", path);
+    return absl::OkStatus();
+  }
+
+ private:
+  static absl::StatusOr<std::unique_ptr<File>> Open(const std::string& path, int flags, absl::string_view what) {
+    const int fd = open(path.c_str(), flags, 0666);
+    if (fd < 0) return IoError(errno, what, path);
+    auto file = std::make_unique<PosixFile>(fd, path);
+    struct stat info;
+    if (fstat(fd, &info) != 0) return IoError(errno, "examine", path);
+    if (!S_ISREG(info.st_mode)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(path, ": expected a file, found ", S_ISDIR(info.st_mode) ? "a folder" : "a device or pipe"));
+    }
+    return std::unique_ptr<File>(std::move(file));
+  }
+};
+
+}  // namespace
+
+absl::Status WriteFully(const std::function<int64_t(const uint8_t*, uint64_t, uint64_t)>& write, uint64_t offset,
+                        absl::Span<const uint8_t> bytes, const std::string& path) {
+  if (offset > kMaxOffset || bytes.size() > kMaxOffset - offset) return IoError(EFBIG, "write", path);
+  uint64_t done = 0;
+  while (done < bytes.size()) {
+    const uint64_t count = std::min<uint64_t>(bytes.size() - done, kMaxTransfer);
+    const int64_t n = write(bytes.data() + done, count, offset + done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return IoError(errno, "write", path);
+    // A regular file never accepts zero bytes; going on would never end.
+    if (n == 0) return IoError(EIO, "write", path);
+    done += static_cast<uint64_t>(n);
+  }
+  return absl::OkStatus();
+}
+
+FileSystem& PosixFileSystem() {
+  static PosixFiles files;
+  return files;
+}
+
+}  // namespace kompakt

@@ -1,0 +1,150 @@
+#include "format/journal.h"
+
+#include <cstring>
+#include <limits>
+
+#include "format/checksum.h"
+#include "format/status.h"
+
+namespace kompakt {
+namespace {
+
+constexpr char kMagic[8] = {'K', 'P', 'K', 'J', 'R', 'N', 'L', '1'};
+// 65,536 experts in each of 200 layers would take this much.
+constexpr uint64_t kMaxJournalBytes = uint64_t{2} << 30;
+constexpr size_t kStatsBytes = 8 + 8 + 4 + 8;
+constexpr size_t kFixedPayloadBytes = 3 * 8;
+
+// The journal never leaves the machine that wrote it: native byte order.
+template <typename T>
+void Put(std::vector<uint8_t>& out, T value) {
+  uint8_t bytes[sizeof(T)];
+  std::memcpy(bytes, &value, sizeof(T));
+  out.insert(out.end(), bytes, bytes + sizeof(T));
+}
+
+// Consumes a value from the front of `in`; false when there are not enough bytes.
+template <typename T>
+bool Take(absl::Span<const uint8_t>& in, T& value) {
+  if (in.size() < sizeof(T)) return false;
+  std::memcpy(&value, in.data(), sizeof(T));
+  in.remove_prefix(sizeof(T));
+  return true;
+}
+
+bool TakeBlock(absl::Span<const uint8_t>& in, absl::Span<const uint8_t>& block) {
+  uint32_t n = 0;
+  if (!Take(in, n) || in.size() < n) return false;
+  block = in.first(n);
+  in.remove_prefix(n);
+  return true;
+}
+
+uint64_t EntryXxh3(uint64_t head_xxh3, absl::Span<const uint8_t> payload) {
+  std::vector<uint8_t> head;
+  Put(head, head_xxh3);
+  Xxh3Stream hash;
+  hash.Update(head);
+  hash.Update(payload);
+  return hash.Digest();
+}
+
+std::vector<uint8_t> EncodePayload(const JournalEntry& entry) {
+  std::vector<uint8_t> out;
+  Put(out, entry.extent);
+  Put(out, entry.record);
+  Put(out, entry.xxh3);
+  for (const ErrorStats& s : entry.stats) {
+    Put<double>(out, s.sum_squared_error());
+    Put<double>(out, s.sum_squared_weight());
+    Put<float>(out, s.max_abs_error());
+    Put<uint64_t>(out, s.count());
+  }
+  return out;
+}
+
+bool DecodePayload(absl::Span<const uint8_t> in, JournalEntry& entry) {
+  if (in.size() < kFixedPayloadBytes || (in.size() - kFixedPayloadBytes) % kStatsBytes != 0) return false;
+  bool ok = Take(in, entry.extent) && Take(in, entry.record) && Take(in, entry.xxh3);
+  while (ok && !in.empty()) {
+    double error = 0, weight = 0;
+    float max_abs = 0;
+    uint64_t count = 0;
+    ok = Take(in, error) && Take(in, weight) && Take(in, max_abs) && Take(in, count);
+    ErrorStats stats;
+    stats.set_sum_squared_error(error);
+    stats.set_sum_squared_weight(weight);
+    stats.set_max_abs_error(max_abs);
+    stats.set_count(count);
+    entry.stats.push_back(std::move(stats));
+  }
+  return ok;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Journal>> Journal::Open(FileSystem& fs, const std::string& path) {
+  KOMPAKT_ASSIGN_OR_RETURN(std::unique_ptr<File> file, fs.OpenForWrite(path));
+  KOMPAKT_RETURN_IF_ERROR(file->Lock());
+  return std::unique_ptr<Journal>(new Journal(std::move(file)));
+}
+
+absl::StatusOr<Journal::Content> Journal::Load() {
+  KOMPAKT_ASSIGN_OR_RETURN(const uint64_t bytes, file_->Size());
+  if (bytes > kMaxJournalBytes) return CorruptError("journal: ", bytes, " bytes is more than any journal has");
+  std::vector<uint8_t> all(bytes);
+  KOMPAKT_RETURN_IF_ERROR(file_->ReadAt(0, absl::MakeSpan(all)));
+  absl::Span<const uint8_t> in = all;
+
+  Content content;
+  if (in.size() < sizeof(kMagic) || std::memcmp(in.data(), kMagic, sizeof(kMagic)) != 0) return content;
+  in.remove_prefix(sizeof(kMagic));
+  absl::Span<const uint8_t> block;
+  uint64_t xxh3 = 0;
+  if (!TakeBlock(in, block) || !Take(in, xxh3)) return content;
+  const uint64_t head_bytes = sizeof(kMagic) + sizeof(uint32_t) + block.size();
+  if (xxh3 != Xxh3(absl::MakeConstSpan(all).first(head_bytes))) return content;
+  Manifest identity;
+  if (!identity.ParseFromArray(block.data(), static_cast<int>(block.size()))) return content;
+  content.identity = std::move(identity);
+  head_xxh3_ = xxh3;
+
+  end_ = bytes - in.size();
+  while (TakeBlock(in, block) && Take(in, xxh3) && xxh3 == EntryXxh3(head_xxh3_, block)) {
+    JournalEntry entry;
+    if (!DecodePayload(block, entry)) break;
+    content.entries.push_back(std::move(entry));
+    end_ = bytes - in.size();
+  }
+  if (end_ != bytes) KOMPAKT_RETURN_IF_ERROR(file_->Truncate(end_));
+  return content;
+}
+
+absl::Status Journal::Start(const Manifest& identity) {
+  const std::string plan = identity.SerializeAsString();
+  if (plan.size() > std::numeric_limits<int32_t>::max()) {
+    return absl::InternalError(absl::StrCat("journal: a plan of ", plan.size(), " bytes"));
+  }
+  std::vector<uint8_t> head(std::begin(kMagic), std::end(kMagic));
+  Put(head, static_cast<uint32_t>(plan.size()));
+  head.insert(head.end(), plan.begin(), plan.end());
+  head_xxh3_ = Xxh3(head);
+  Put(head, head_xxh3_);
+  KOMPAKT_RETURN_IF_ERROR(file_->Truncate(0));
+  end_ = head.size();
+  return file_->WriteAt(0, head);
+}
+
+absl::Status Journal::Append(const JournalEntry& entry) {
+  const std::vector<uint8_t> payload = EncodePayload(entry);
+  std::vector<uint8_t> out;
+  Put(out, static_cast<uint32_t>(payload.size()));
+  out.insert(out.end(), payload.begin(), payload.end());
+  Put(out, EntryXxh3(head_xxh3_, payload));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  KOMPAKT_RETURN_IF_ERROR(file_->WriteAt(end_, out));
+  end_ += out.size();
+  return absl::OkStatus();
+}
+
+}  // namespace kompakt

@@ -1,0 +1,59 @@
+// Journal: which records of DST.partial are finished. An append-only file; every entry carries its own checksum, so
+// that the torn end of a write that a crash cut short is recognised and ignored.
+//
+//     head    8 bytes "KPKJRNL1", u32 n, n bytes PlanIdentity, u64 XXH3 of all before
+//     entry   u32 n, n bytes payload, u64 XXH3 of (head's XXH3, payload)
+//     payload u64 extent, u64 record, u64 XXH3 of the record, then per part f64, f64, f32, u64: its ErrorStats
+//
+// An entry is a hint, not a promise: whoever resumes re-reads the record and compares the XXH3.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/optional.h"
+#include "format/file_system.h"
+#include "format/manifest.pb.h"
+
+namespace kompakt {
+
+struct JournalEntry {
+  uint64_t extent = 0;
+  uint64_t record = 0;
+  uint64_t xxh3 = 0;
+  std::vector<ErrorStats> stats;  // one per part
+};
+
+class Journal {
+ public:
+  // Opens or creates the file and takes its lock. kUnavailable when another process has it.
+  static absl::StatusOr<std::unique_ptr<Journal>> Open(FileSystem& fs, const std::string& path);
+
+  struct Content {
+    absl::optional<Manifest> identity;  // none: the file is new, or its head was never completed
+    std::vector<JournalEntry> entries;  // in the order of writing
+  };
+  // Reads everything up to the first torn entry and drops what follows.
+  absl::StatusOr<Content> Load();
+
+  // Empties the file and writes the head.
+  absl::Status Start(const Manifest& identity);
+
+  // Safe from several threads.
+  absl::Status Append(const JournalEntry& entry);
+
+ private:
+  explicit Journal(std::unique_ptr<File> file) : file_(std::move(file)) {}
+
+  std::unique_ptr<File> file_;
+  std::mutex mutex_;
+  uint64_t end_ = 0;        // where the next entry goes
+  uint64_t head_xxh3_ = 0;  // ties entries to their plan
+};
+
+}  // namespace kompakt

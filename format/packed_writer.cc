@@ -1,0 +1,343 @@
+#include "format/packed_writer.h"
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "format/checksum.h"
+#include "format/journal.h"
+#include "format/packed_frame.h"
+#include "format/packed_index.h"
+#include "format/packed_verify.h"
+#include "format/parallel_for.h"
+#include "format/plan_identity.h"
+#include "format/status.h"
+
+// What a crash may leave, and why each state is safe.
+//
+//   1  the journal's head is written      DST.partial absent or stale; the head names the plan; nothing counts as done
+//   2  DST.partial is allocated           reads as zeros
+//   3  records and journal entries        neither is synced. After a loss of power an entry may have survived its
+//   record
+//                                         or the other way round; resuming re-reads every record that has an entry and
+//                                         compares its XXH3, so a lost record is written again, a lost entry likewise.
+//                                         Syncing per record would cost a device flush each and buy nothing.
+//   4  padding, header, manifest, footer  still DST.partial
+//   5  sync of DST.partial                from here on its content is durable
+//   6  re-read and verified               through the device where the system allows; a bad write is found before
+//                                         anything is replaced
+//   7  rename to DST, sync of the folder  atomic: DST is its old self (or absent) before, complete after. The rename
+//                                         cannot overtake the content, which is durable since 5
+//   8  the journal is removed             a journal left without DST.partial is recognised as stale and started anew
+//
+// The lock is on the journal, not on DST.partial: it exists through all steps, and the file that becomes DST is never
+// one that a second process could have opened and be waiting to write.
+
+namespace kompakt {
+namespace {
+
+constexpr uint64_t kWritePieceBytes = 1 << 20;
+
+struct RecordState {
+  enum Progress : int { kOpen, kWriting, kDone };
+  std::atomic<int> progress{kOpen};
+  uint64_t xxh3 = 0;
+  std::vector<ErrorStats> stats;  // one per part
+};
+
+class TransactionalWriter : public PackedWriter {
+ public:
+  TransactionalWriter(FileSystem& fs, std::string destination, WritePlan plan)
+      : fs_(fs),
+        destination_(std::move(destination)),
+        partial_path_(destination_ + ".partial"),
+        journal_path_(partial_path_ + ".journal"),
+        plan_(std::move(plan)) {
+    for (const Extent& extent : plan_.layout.extents()) {
+      records_.emplace_back(static_cast<size_t>(extent.record_count));
+    }
+  }
+
+  absl::Status Start(const RereadOptions& options) {
+    KOMPAKT_ASSIGN_OR_RETURN(file_bytes_, PackedFileBytes(plan_));
+    KOMPAKT_ASSIGN_OR_RETURN(journal_, Journal::Open(fs_, journal_path_));
+    KOMPAKT_ASSIGN_OR_RETURN(const Journal::Content found, journal_->Load());
+    const Manifest identity = PlanIdentity(plan_.manifest);
+    const bool has_partial = fs_.Exists(partial_path_);
+    if (has_partial && found.identity.has_value()) {
+      const std::string difference = PlanDifference(*found.identity, identity);
+      if (!difference.empty()) {
+        return absl::FailedPreconditionError(
+            absl::StrCat(partial_path_, ": an interrupted conversion lies there that is not this one: ", difference,
+                         ". To go on with it, give what it was started with; to start over, delete ", partial_path_,
+                         " and ", journal_path_));
+      }
+      KOMPAKT_ASSIGN_OR_RETURN(partial_, fs_.OpenForWrite(partial_path_));
+      KOMPAKT_ASSIGN_OR_RETURN(const uint64_t size, partial_->Size());
+      if (size == file_bytes_) return TakeFinishedRecords(found.entries, options);
+    }
+    absl::Status started = StartOver(identity);
+    if (!started.ok()) {
+      // Nothing of value was written, and on a full disk the leftovers would be in the way.
+      partial_.reset();
+      (void)fs_.Remove(partial_path_);
+      (void)fs_.Remove(journal_path_);
+    }
+    return started;
+  }
+
+  bool IsDone(int64_t extent, int64_t record) const override {
+    return StateOf(extent, record).progress.load() == RecordState::kDone;
+  }
+
+  int64_t resumed_records() const override { return resumed_records_; }
+
+  std::unique_ptr<RecordWriter> BeginRecord(int64_t extent, int64_t record) override;
+
+  absl::Status Commit(const RereadOptions& options) override {
+    KOMPAKT_ASSIGN_OR_RETURN(const Manifest manifest, FinishedManifest());
+    KOMPAKT_RETURN_IF_ERROR(WritePadding());
+    KOMPAKT_RETURN_IF_ERROR(WriteFrame(manifest));
+    KOMPAKT_RETURN_IF_ERROR(partial_->Sync());
+    KOMPAKT_RETURN_IF_ERROR(VerifyWritten(manifest, options));
+    partial_.reset();
+    KOMPAKT_RETURN_IF_ERROR(fs_.Rename(partial_path_, destination_));
+    return fs_.Remove(journal_path_);
+  }
+
+ private:
+  class Record;
+
+  const RecordState& StateOf(int64_t extent, int64_t record) const {
+    return records_[static_cast<size_t>(extent)][static_cast<size_t>(record)];
+  }
+  RecordState& StateOf(int64_t extent, int64_t record) {
+    return records_[static_cast<size_t>(extent)][static_cast<size_t>(record)];
+  }
+
+  absl::Status StartOver(const Manifest& identity) {
+    KOMPAKT_RETURN_IF_ERROR(journal_->Start(identity));
+    if (partial_ == nullptr) {
+      KOMPAKT_ASSIGN_OR_RETURN(partial_, fs_.OpenForWrite(partial_path_));
+    }
+    KOMPAKT_RETURN_IF_ERROR(partial_->Truncate(0));
+    return partial_->Allocate(file_bytes_);
+  }
+
+  absl::Status TakeFinishedRecords(const std::vector<JournalEntry>& entries, const RereadOptions& options) {
+    // A record that was damaged and written again has two entries; the last one counts.
+    std::map<std::pair<uint64_t, uint64_t>, const JournalEntry*> last;
+    for (const JournalEntry& entry : entries) {
+      if (entry.extent >= records_.size() || entry.record >= records_[entry.extent].size()) continue;
+      if (entry.stats.size() != plan_.layout.extents()[entry.extent].parts.size()) continue;
+      last[{entry.extent, entry.record}] = &entry;
+    }
+    std::vector<const JournalEntry*> work;
+    for (const auto& [place, entry] : last) work.push_back(entry);
+
+    const auto is_interrupted = [&] { return options.interrupted != nullptr && options.interrupted->load(); };
+    std::mutex mutex;  // guards failure, bytes, resumed_records_ and the call of progress
+    absl::Status failure;
+    uint64_t bytes = 0;
+    ParallelFor(options.threads, static_cast<int64_t>(work.size()), [&](int64_t i, int) {
+      if (is_interrupted()) return;
+      const JournalEntry& entry = *work[static_cast<size_t>(i)];
+      const Extent& extent = plan_.layout.extents()[entry.extent];
+      const absl::StatusOr<uint64_t> xxh3 =
+          HashRange(*partial_, extent.record_offset(static_cast<int64_t>(entry.record)), extent.record_bytes);
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (!xxh3.ok()) failure.Update(xxh3.status());
+      bytes += extent.record_bytes;
+      if (options.progress) options.progress(bytes);
+      if (!xxh3.ok() || *xxh3 != entry.xxh3) return;
+      RecordState& state = records_[entry.extent][entry.record];
+      state.xxh3 = entry.xxh3;
+      state.stats = entry.stats;
+      state.progress = RecordState::kDone;
+      ++resumed_records_;
+    });
+    if (is_interrupted())
+      return absl::CancelledError(absl::StrCat(destination_, ": interrupted; run it again to go on"));
+    return failure;
+  }
+
+  absl::StatusOr<Manifest> FinishedManifest() const {
+    Manifest manifest = plan_.manifest;
+    for (SourceFile& file : *manifest.mutable_provenance()->mutable_source_files()) file.set_xxh3(file.xxh3());
+    for (size_t e = 0; e < records_.size(); ++e) {
+      ExtentEntry& entry = *manifest.mutable_extents(static_cast<int>(e));
+      entry.clear_record_xxh3();
+      for (PartEntry& part : *entry.mutable_parts()) part.clear_stats();
+      for (size_t r = 0; r < records_[e].size(); ++r) {
+        const RecordState& state = records_[e][r];
+        if (state.progress != RecordState::kDone) {
+          return absl::InternalError(absl::StrCat(destination_, ": commit before ",
+                                                  RecordName(plan_.layout.extents()[e], static_cast<int64_t>(r)),
+                                                  " was written"));
+        }
+        entry.add_record_xxh3(state.xxh3);
+        for (int p = 0; p < entry.parts_size(); ++p) {
+          PartEntry& part = *entry.mutable_parts(p);
+          if (!part.exact()) *part.add_stats() = WithEveryField(state.stats[static_cast<size_t>(p)]);
+        }
+      }
+    }
+    return manifest;
+  }
+
+  static ErrorStats WithEveryField(ErrorStats stats) {
+    stats.set_sum_squared_error(stats.sum_squared_error());
+    stats.set_sum_squared_weight(stats.sum_squared_weight());
+    stats.set_max_abs_error(stats.max_abs_error());
+    stats.set_count(stats.count());
+    return stats;
+  }
+
+  // Allocation gave zeros, but a file left by an earlier run may hold anything between the records.
+  absl::Status WritePadding() {
+    const std::vector<uint8_t> zeros(kPageBytes, 0);
+    uint64_t end = kHeaderBytes;
+    const auto pad_to = [&](uint64_t offset) {
+      return partial_->WriteAt(end, absl::MakeConstSpan(zeros).first(offset - end));
+    };
+    for (const Extent& extent : plan_.layout.extents()) {
+      if (extent.offset > end) KOMPAKT_RETURN_IF_ERROR(pad_to(extent.offset));
+      end = extent.offset + extent.total_bytes();
+    }
+    return plan_.layout.data_end() > end ? pad_to(plan_.layout.data_end()) : absl::OkStatus();
+  }
+
+  absl::Status WriteFrame(const Manifest& manifest) {
+    KOMPAKT_ASSIGN_OR_RETURN(const StoredManifest stored, EncodeManifest(manifest));
+    const uint64_t offset = plan_.layout.data_end();
+    if (offset + stored.bytes.size() + kFooterBytes != file_bytes_) {
+      return absl::InternalError(absl::StrCat(destination_, ": planned ", file_bytes_, " bytes, the manifest makes it ",
+                                              offset + stored.bytes.size() + kFooterBytes));
+    }
+    const HeaderBytes header = EncodeHeader({.file_bytes = file_bytes_});
+    const FooterBytes footer = EncodeFooter({.manifest_offset = offset,
+                                             .manifest_stored_bytes = stored.bytes.size(),
+                                             .manifest_bytes = stored.manifest_bytes,
+                                             .manifest_xxh3 = Xxh3(stored.bytes),
+                                             .whole_header_xxh3 = Xxh3(header)});
+    for (uint64_t done = 0; done < stored.bytes.size(); done += kWritePieceBytes) {
+      const auto piece = absl::MakeConstSpan(stored.bytes).subspan(done, kWritePieceBytes);
+      KOMPAKT_RETURN_IF_ERROR(partial_->WriteAt(offset + done, piece));
+    }
+    KOMPAKT_RETURN_IF_ERROR(partial_->WriteAt(file_bytes_ - kFooterBytes, footer));
+    return partial_->WriteAt(0, header);
+  }
+
+  // As a stranger would: opens the file anew, checks its structure, then every byte.
+  absl::Status VerifyWritten(const Manifest& manifest, const RereadOptions& options) {
+    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs_.OpenForRead(partial_path_));
+    absl::StatusOr<PackedIndex> index = ReadPackedIndex(*file, partial_path_);
+    if (!index.ok()) return WithContext(index.status(), "what was written does not read back");
+    if (index->manifest.SerializeAsString() != manifest.SerializeAsString()) {
+      return CorruptError(partial_path_, ": the manifest reads back differently from what was written");
+    }
+    const std::vector<absl::Status> damage =
+        VerifyBytes(*file, partial_path_, *index, {options.threads, options.progress, options.interrupted});
+    if (damage.empty()) return absl::OkStatus();
+    if (absl::IsCancelled(damage.back())) return damage.back();
+    return WithContext(damage.front(), absl::StrCat("what was written does not read back (", damage.size(),
+                                                    " places; the next run writes them again)"));
+  }
+
+  FileSystem& fs_;
+  std::string destination_;
+  std::string partial_path_;
+  std::string journal_path_;
+  WritePlan plan_;
+  uint64_t file_bytes_ = 0;
+  std::unique_ptr<Journal> journal_;  // holds the lock
+  std::unique_ptr<File> partial_;
+  std::vector<std::vector<RecordState>> records_;  // [extent][record]
+  int64_t resumed_records_ = 0;
+};
+
+class TransactionalWriter::Record : public PackedWriter::RecordWriter {
+ public:
+  Record(TransactionalWriter& writer, int64_t extent, int64_t record)
+      : writer_(writer),
+        extent_(writer.plan_.layout.extents()[static_cast<size_t>(extent)]),
+        entry_(writer.plan_.manifest.extents(static_cast<int>(extent))),
+        extent_index_(extent),
+        record_(record),
+        state_(writer.StateOf(extent, record)) {
+    int open = RecordState::kOpen;
+    mine_ = state_.progress.compare_exchange_strong(open, RecordState::kWriting);
+  }
+
+  ~Record() override {
+    if (mine_ && state_.progress != RecordState::kDone) state_.progress = RecordState::kOpen;
+  }
+
+  absl::Status Append(absl::Span<const uint8_t> bytes) override {
+    if (!mine_) return Bug("is written twice");
+    if (bytes.size() > extent_.record_bytes - done_bytes_) {
+      return Bug(absl::StrCat("gets ", done_bytes_ + bytes.size(), " bytes, expected ", extent_.record_bytes));
+    }
+    KOMPAKT_RETURN_IF_ERROR(writer_.partial_->WriteAt(extent_.record_offset(record_) + done_bytes_, bytes));
+    hash_.Update(bytes);
+    done_bytes_ += bytes.size();
+    return absl::OkStatus();
+  }
+
+  absl::Status Finish(absl::Span<const ErrorStats> stats_per_part) override {
+    if (!mine_) return Bug("is written twice");
+    if (done_bytes_ != extent_.record_bytes) {
+      return Bug(absl::StrCat("got ", done_bytes_, " bytes, expected ", extent_.record_bytes));
+    }
+    if (stats_per_part.size() != extent_.parts.size()) {
+      return Bug(absl::StrCat("got ", stats_per_part.size(), " error statistics, expected ", extent_.parts.size()));
+    }
+    for (size_t p = 0; p < extent_.parts.size(); ++p) {
+      const MatrixShape shape = extent_.parts[p].shape;
+      const uint64_t expected =
+          entry_.parts(static_cast<int>(p)).exact() ? 0 : static_cast<uint64_t>(shape.rows * shape.cols);
+      if (stats_per_part[p].count() != expected) {
+        return Bug(absl::StrCat("part ", p, " has error statistics of ", stats_per_part[p].count(),
+                                " weights, expected ", expected));
+      }
+    }
+    state_.xxh3 = hash_.Digest();
+    state_.stats.assign(stats_per_part.begin(), stats_per_part.end());
+    KOMPAKT_RETURN_IF_ERROR(writer_.journal_->Append(
+        {static_cast<uint64_t>(extent_index_), static_cast<uint64_t>(record_), state_.xxh3, state_.stats}));
+    state_.progress = RecordState::kDone;
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status Bug(absl::string_view what) const {
+    return absl::InternalError(absl::StrCat(writer_.destination_, ": ", RecordName(extent_, record_), " ", what));
+  }
+
+  TransactionalWriter& writer_;
+  const Extent& extent_;
+  const ExtentEntry& entry_;
+  int64_t extent_index_;
+  int64_t record_;
+  RecordState& state_;
+  bool mine_ = false;
+  uint64_t done_bytes_ = 0;
+  Xxh3Stream hash_;
+};
+
+std::unique_ptr<PackedWriter::RecordWriter> TransactionalWriter::BeginRecord(int64_t extent, int64_t record) {
+  return std::make_unique<Record>(*this, extent, record);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<PackedWriter>> PackedWriter::Open(FileSystem& fs, const std::string& destination,
+                                                                 WritePlan plan, const RereadOptions& options) {
+  auto writer = std::make_unique<TransactionalWriter>(fs, destination, std::move(plan));
+  KOMPAKT_RETURN_IF_ERROR(writer->Start(options));
+  return std::unique_ptr<PackedWriter>(std::move(writer));
+}
+
+}  // namespace kompakt
