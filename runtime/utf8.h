@@ -17,15 +17,16 @@ void AppendUtf8(char32_t code_point, std::string* out);
 // Takes the code point at the front of `text`, which must be non-empty and well formed, and returns it.
 char32_t TakeCodePoint(absl::string_view* text);
 
-// The same replacement over a text that arrives in parts. Holds back only bytes that may still become a character (at
-// most three), so the concatenation of what Append and Flush return is Utf8WithReplacement of all the bytes.
+// The same replacement over a text that arrives in parts. Holds back only bytes that may still become a character, and,
+// as Python's incremental decoder does, the first two of an encoded surrogate; so at most three. The concatenation of
+// what Append and Flush return is Utf8WithReplacement of all the bytes.
 class Utf8Stream {
  public:
   std::string Append(absl::string_view bytes);
   std::string Flush();
 
  private:
-  std::string pending_;  // a proper prefix of one well-formed character
+  std::string pending_;  // what is held back
 };
 
 }  // namespace kompakt
