@@ -73,9 +73,9 @@ check() {
 note() { echo "note: $*"; }
 
 finish() {
+  finished=1
   echo "$expectations expectations, $failures failed"
   ((expectations > 0 && failures == 0)) || exit 1
-  finished=1
 }
 
 # A case that ends early (a command of its own failed, or it called exit) must not look like a success.
