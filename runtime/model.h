@@ -1,30 +1,41 @@
-// Model: an immutable packed model, ready to run. Weights stay in the mapped file; only norms, biases, RoPE tables and
-// the absorbed views of kv_b_proj are derived at load.
+// Model: an immutable model, ready to run. Weights stay in their store (a mapped file, or memory); only norms, biases
+// and RoPE frequencies are derived at load. The absorbed form of kv_b_proj is multiplied straight from its tiles: a
+// copy for V3 would take 4 GB in F32, and decoding reads those tiles once per token either way.
 #pragma once
 
 #include <memory>
 
 #include "absl/status/statusor.h"
-#include "format/packed_reader.h"
 #include "kernels/kernel_set.h"
+#include "runtime/binding.h"
+#include "runtime/weights.h"
 
 namespace kompakt {
 
 struct ModelOptions {
   int threads = 1;
-  // null: the best set this machine runs.
+  // null: what KOMPAKT_ISA names, else the best set this machine runs.
   const KernelSet* kernels = nullptr;
 };
 
 class Model {
  public:
-  static absl::StatusOr<std::shared_ptr<const Model>> Load(std::shared_ptr<const PackedReader> file,
+  // kInvalidArgument: fewer than one thread, or KOMPAKT_ISA names no set. Else what reading the vectors fails with.
+  static absl::StatusOr<std::shared_ptr<const Model>> Load(std::shared_ptr<const WeightStore> weights,
                                                            const ModelOptions& options);
-  virtual ~Model() = default;
 
-  virtual const ArchSpec& arch() const = 0;
-  virtual const PackedReader& file() const = 0;
-  virtual const ModelOptions& options() const = 0;
+  const ArchSpec& arch() const { return binding_.arch; }
+  const WeightStore& weights() const { return *weights_; }
+  const ModelOptions& options() const { return options_; }
+  const KernelSet& kernels() const { return *options_.kernels; }
+  const ModelBinding& binding() const { return binding_; }
+
+ private:
+  Model(std::shared_ptr<const WeightStore> weights, ModelBinding binding, const ModelOptions& options);
+
+  std::shared_ptr<const WeightStore> weights_;
+  ModelBinding binding_;
+  ModelOptions options_;
 };
 
 }  // namespace kompakt

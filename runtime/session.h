@@ -1,4 +1,5 @@
-// Session: one mutable timeline over a Model, with its latent KV cache (kv_lora_rank + rope values per token and layer).
+// Session: one mutable timeline over a Model, with its latent KV cache (kv_lora_rank + rope values per token and
+// layer).
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,8 @@ struct ForwardTrace {
 
 class Session {
  public:
-  // `max_tokens`: room of the cache. kInvalidArgument when it is not positive, kResourceExhausted when it cannot be had.
+  // `max_tokens`: room of the cache. kInvalidArgument when it is not positive, kResourceExhausted when it cannot be
+  // had.
   static absl::StatusOr<std::unique_ptr<Session>> Create(std::shared_ptr<const Model> model, int64_t max_tokens);
   virtual ~Session() = default;
 
@@ -33,12 +35,14 @@ class Session {
 
   // Appends `ids` to the timeline. Which logits are wanted: of the last token only, or of every token.
   // Results do not depend on how a text is cut into calls beyond rounding, and not at all on the thread count.
-  // kInvalidArgument: an id >= vocab_size, no room. kDataLoss naming the layer: NaN in a hidden state.
+  // kInvalidArgument: an id outside the vocabulary, no room. kDataLoss naming the layer: a hidden state that is not
+  // finite. kResourceExhausted: no memory. After an error the timeline is where it was.
   enum class Logits { kNone, kLast, kAll };
   struct Output {
     std::vector<float> logits;  // [T or 1 or 0][vocab_size]
   };
-  virtual absl::StatusOr<Output> Forward(absl::Span<const int32_t> ids, Logits logits, ForwardTrace* trace = nullptr) = 0;
+  virtual absl::StatusOr<Output> Forward(absl::Span<const int32_t> ids, Logits logits,
+                                         ForwardTrace* trace = nullptr) = 0;
 };
 
 }  // namespace kompakt

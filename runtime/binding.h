@@ -1,0 +1,55 @@
+// ModelBinding: every tensor of a model under the name that the forward pass uses, and the constants that follow from
+// its ArchSpec. Matrices stay where the WeightStore has them; vectors are decoded to F32.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/kernel_set.h"
+#include "runtime/rope.h"
+#include "runtime/weights.h"
+
+namespace kompakt {
+
+struct AttentionBinding {
+  MatrixView q_proj;  // [H (dn + dr), h]; only when q_lora_rank is 0
+  MatrixView q_a_proj, q_b_proj;
+  std::vector<float> q_a_norm;  // [rq]
+  MatrixView kv_a_proj;
+  std::vector<float> kv_a_norm;  // [rkv]
+  MatrixView kv_b_proj;
+  MatrixView o_proj;
+};
+
+struct LayerBinding {
+  std::vector<float> input_norm;           // [h]
+  std::vector<float> post_attention_norm;  // [h]
+  AttentionBinding attention;
+  bool moe = false;
+  FfnWeights dense;  // only when !moe
+  MatrixView router;
+  std::vector<float> router_bias;  // [E], or empty
+  std::vector<FfnWeights> experts;
+  FfnWeights shared;
+  bool has_shared = false;
+};
+
+struct ModelBinding {
+  ArchSpec arch;
+  MatrixView embed;
+  MatrixView head;                // the embedding itself when tied
+  std::vector<float> final_norm;  // [h]
+  std::vector<LayerBinding> layers;
+  RouterRule router_rule;
+  Rope rope;
+  float softmax_scale = 0;
+  int64_t moe_layers = 0;
+
+  explicit ModelBinding(const ArchSpec& spec);
+};
+
+// kInternal when the store's schema lacks a tensor of the forward pass or a view has another shape than the schema.
+absl::StatusOr<ModelBinding> BindModel(const WeightStore& weights);
+
+}  // namespace kompakt

@@ -1,0 +1,192 @@
+#include "runtime/session.h"
+
+#include <algorithm>
+#include <cmath>
+#include <new>
+#include <utility>
+
+#include "format/arch_spec.h"
+#include "format/status.h"
+#include "runtime/layer.h"
+
+namespace kompakt {
+namespace {
+
+// Tokens that go through the layers together: enough to use every decoded weight many times, few enough that the
+// activations of a large model stay near 100 MB.
+constexpr int64_t kChunkTokens = 512;
+
+class CpuSession : public Session {
+ public:
+  CpuSession(std::shared_ptr<const Model> model, int64_t max_tokens, AlignedBuffer cache, Activations activations)
+      : model_(std::move(model)),
+        max_tokens_(max_tokens),
+        cache_(std::move(cache)),
+        activations_(std::move(activations)),
+        context_{.threads = model_->options().threads, .workspace = &workspace_} {}
+
+  const Model& model() const override { return *model_; }
+  int64_t position() const override { return position_; }
+  int64_t max_tokens() const override { return max_tokens_; }
+  uint64_t cache_bytes() const override { return cache_.bytes(); }
+
+  absl::Status Rewind(int64_t position) override {
+    if (position < 0 || position > position_) {
+      return UsageError("rewind to position ", position, ": expected 0 to ", position_);
+    }
+    position_ = position;
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Output> Forward(absl::Span<const int32_t> ids, Logits logits, ForwardTrace* trace) override {
+    try {
+      return ForwardAll(ids, logits, trace);
+    } catch (const std::bad_alloc&) {
+      return absl::ResourceExhaustedError(absl::StrCat("no memory for the results of ", ids.size(), " tokens"));
+    }
+  }
+
+ private:
+  absl::StatusOr<Output> ForwardAll(absl::Span<const int32_t> ids, Logits logits, ForwardTrace* trace);
+  absl::Status CheckIds(absl::Span<const int32_t> ids) const;
+  // Tokens [begin, begin + tokens) of the call, which are at position_ + begin in the timeline.
+  absl::Status RunChunk(absl::Span<const int32_t> ids, int64_t begin, int64_t tokens, ForwardTrace* trace);
+  absl::Status CheckFinite(const float* x, int64_t tokens, int64_t position, absl::string_view where);
+
+  LatentCache CacheOf(int64_t layer) const {
+    const MlaSpec& mla = model_->arch().mla();
+    LatentCache cache{.rank = mla.kv_lora_rank(), .rope = mla.qk_rope_head_dim(), .capacity = max_tokens_};
+    cache.data = cache_.data() + static_cast<uint64_t>(layer * max_tokens_) * cache.row_bytes();
+    return cache;
+  }
+
+  std::shared_ptr<const Model> model_;
+  int64_t max_tokens_;
+  int64_t position_ = 0;
+  AlignedBuffer cache_;  // [layer][max_tokens] rows
+  Activations activations_;
+  Workspace workspace_;
+  KernelContext context_;
+};
+
+absl::Status CpuSession::CheckIds(absl::Span<const int32_t> ids) const {
+  if (std::ssize(ids) > max_tokens_ - position_) {
+    return UsageError("no room in the cache: ", ids.size(), " tokens at position ", position_, " of ", max_tokens_);
+  }
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= model_->arch().vocab_size()) {
+      return UsageError("token ", i, ": expected an id below the vocabulary's ", model_->arch().vocab_size(),
+                        ", found ", ids[i]);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CpuSession::CheckFinite(const float* x, int64_t tokens, int64_t position, absl::string_view where) {
+  const int64_t width = model_->arch().hidden_size();
+  bool finite = false;
+  const FiniteParams all{.x = x, .n = tokens * width, .finite = &finite};
+  KOMPAKT_RETURN_IF_ERROR(model_->kernels().all_finite(all, context_));
+  if (finite) return absl::OkStatus();
+  for (int64_t i = 0; i < tokens * width; ++i) {
+    if (std::isfinite(x[i])) continue;
+    return CorruptError(model_->weights().origin(), ": ", where, ": expected finite hidden states, found ", x[i],
+                        " in channel ", i % width, " at position ", position + i / width);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CpuSession::RunChunk(absl::Span<const int32_t> ids, int64_t begin, int64_t tokens, ForwardTrace* trace) {
+  const ModelBinding& binding = model_->binding();
+  const KernelSet& kernels = model_->kernels();
+  const int64_t all_tokens = std::ssize(ids);
+  const int64_t width = binding.arch.hidden_size();
+  const int64_t chosen = binding.arch.moe().num_experts_per_tok();
+  const int64_t layers = std::ssize(binding.layers);
+  const int64_t position = position_ + begin;
+  Activations& a = activations_;
+  const auto keep_hidden = [&](int64_t layer, const float* x) {
+    std::copy(x, x + tokens * width, trace->hidden.begin() + (layer * all_tokens + begin) * width);
+  };
+
+  KOMPAKT_RETURN_IF_ERROR(
+      kernels.embed({.table = binding.embed, .ids = ids.data() + begin, .tokens = tokens, .y = a.x}, context_));
+  KOMPAKT_RETURN_IF_ERROR(CheckFinite(a.x, tokens, position, "embed_tokens"));
+  binding.rope.Fill(position, tokens, a.cos_sin);
+  int64_t moe_layer = 0;
+  for (int64_t l = 0; l < layers; ++l) {
+    if (trace != nullptr) keep_hidden(l, a.x);
+    KOMPAKT_RETURN_IF_ERROR(RunLayer(binding, l, kernels, context_, CacheOf(l), position, tokens, a));
+    KOMPAKT_RETURN_IF_ERROR(CheckFinite(a.x, tokens, position, absl::StrCat("layer ", l)));
+    if (trace == nullptr || !binding.layers[static_cast<size_t>(l)].moe) continue;
+    const int64_t at = (moe_layer++ * all_tokens + begin) * chosen;
+    std::copy(a.router_ids, a.router_ids + tokens * chosen, trace->router_ids.begin() + at);
+    std::copy(a.router_weights, a.router_weights + tokens * chosen, trace->router_weights.begin() + at);
+  }
+  KOMPAKT_RETURN_IF_ERROR(kernels.rms_norm({.x = a.x,
+                                            .x_stride = width,
+                                            .weight = binding.final_norm.data(),
+                                            .eps = binding.arch.rms_norm_eps(),
+                                            .tokens = tokens,
+                                            .width = width,
+                                            .y = a.normed,
+                                            .y_stride = width},
+                                           context_));
+  KOMPAKT_RETURN_IF_ERROR(CheckFinite(a.normed, tokens, position, "final norm"));
+  if (trace != nullptr) keep_hidden(layers, a.normed);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Session::Output> CpuSession::ForwardAll(absl::Span<const int32_t> ids, Logits logits,
+                                                       ForwardTrace* trace) {
+  KOMPAKT_RETURN_IF_ERROR(CheckIds(ids));
+  const ModelBinding& binding = model_->binding();
+  const int64_t tokens = std::ssize(ids);
+  const int64_t vocab = binding.arch.vocab_size();
+  const int64_t width = binding.arch.hidden_size();
+  if (trace != nullptr) {
+    const int64_t choices = binding.moe_layers * tokens * binding.arch.moe().num_experts_per_tok();
+    trace->hidden.assign(static_cast<size_t>((std::ssize(binding.layers) + 1) * tokens * width), 0.0f);
+    trace->router_ids.assign(static_cast<size_t>(choices), 0);
+    trace->router_weights.assign(static_cast<size_t>(choices), 0.0f);
+  }
+  Output output;
+  const int64_t wanted = logits == Logits::kAll ? tokens : logits == Logits::kLast ? std::min<int64_t>(1, tokens) : 0;
+  output.logits.resize(static_cast<size_t>(wanted * vocab));
+  for (int64_t begin = 0; begin < tokens; begin += activations_.capacity()) {
+    const int64_t n = std::min(activations_.capacity(), tokens - begin);
+    KOMPAKT_RETURN_IF_ERROR(RunChunk(ids, begin, n, trace));
+    // Rows of this chunk whose logits are wanted: [first, n).
+    const int64_t first = std::max<int64_t>(0, tokens - wanted - begin);
+    if (first >= n) continue;
+    KOMPAKT_RETURN_IF_ERROR(
+        model_->kernels().linear({.w = binding.head,
+                                  .x = activations_.normed + first * width,
+                                  .x_stride = width,
+                                  .tokens = n - first,
+                                  .y = output.logits.data() + (begin + first - (tokens - wanted)) * vocab,
+                                  .y_stride = vocab},
+                                 context_));
+  }
+  position_ += tokens;
+  return output;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Session>> Session::Create(std::shared_ptr<const Model> model, int64_t max_tokens) {
+  if (max_tokens <= 0) return UsageError("max_tokens: expected a positive number, found ", max_tokens);
+  const ArchSpec& arch = model->arch();
+  const uint64_t row_bytes = LatentCache::LatentRowBytes(arch.mla().kv_lora_rank(), arch.mla().qk_rope_head_dim());
+  uint64_t bytes = 0;
+  if (__builtin_mul_overflow(row_bytes, static_cast<uint64_t>(arch.num_hidden_layers()), &bytes) ||
+      __builtin_mul_overflow(bytes, static_cast<uint64_t>(max_tokens), &bytes)) {
+    return absl::ResourceExhaustedError(absl::StrCat("latent cache of ", max_tokens, " tokens: more than 2^64 bytes"));
+  }
+  KOMPAKT_ASSIGN_OR_RETURN(AlignedBuffer cache,
+                           AlignedBuffer::Create(bytes, absl::StrCat("latent cache of ", max_tokens, " tokens")));
+  KOMPAKT_ASSIGN_OR_RETURN(Activations activations, Activations::Create(arch, std::min(max_tokens, kChunkTokens)));
+  return std::make_unique<CpuSession>(std::move(model), max_tokens, std::move(cache), std::move(activations));
+}
+
+}  // namespace kompakt
