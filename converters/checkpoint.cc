@@ -1,0 +1,197 @@
+#include "converters/checkpoint.h"
+
+#include <algorithm>
+#include <atomic>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_join.h"
+#include "converters/assets.h"
+#include "converters/config.h"
+#include "converters/file_hashes.h"
+#include "converters/input_file.h"
+#include "converters/shard_set.h"
+#include "converters/source_binder.h"
+#include "converters/source_forms.h"
+#include "format/arch_spec.h"
+#include "format/status.h"
+
+namespace kompakt {
+namespace {
+
+constexpr uint64_t kMaxConfigBytes = uint64_t{16} << 20;
+
+class Checkpoint : public TensorSource {
+ public:
+  Checkpoint(std::string folder, ModelSchema schema, ShardSet shards, BoundTensors bound, FolderAssets assets)
+      : folder_(std::move(folder)),
+        schema_(std::move(schema)),
+        shards_(std::move(shards)),
+        bound_(std::move(bound)),
+        assets_(std::move(assets)),
+        scales_fit_(bound_.bindings.size()) {
+    if (assets_.tokenizer_file.empty()) {
+      bound_.notices.push_back("the folder has no tokenizer: the model takes and gives token ids only");
+    }
+  }
+
+  const ModelSchema& schema() const override { return schema_; }
+  const ModelAssets& assets() const override { return assets_.assets; }
+  std::vector<std::string> notices() const override { return bound_.notices; }
+
+  absl::StatusOr<StoredForm> Form(const TensorInfo& tensor) const override {
+    KOMPAKT_ASSIGN_OR_RETURN(const size_t index, IndexOf(tensor));
+    return FormAt(index);
+  }
+
+  absl::StatusOr<StoredRows> ReadStored(const TensorInfo& tensor, int64_t row_begin, int64_t row_end) const override {
+    KOMPAKT_ASSIGN_OR_RETURN(const size_t index, IndexOf(tensor));
+    KOMPAKT_RETURN_IF_ERROR(CheckRows(tensor, row_begin, row_end));
+    if (row_begin % kFp8Block != 0) {
+      return UsageError(tensor.Name(), ": rows in stored form begin at a multiple of ", kFp8Block, ", asked for ",
+                        row_begin);
+    }
+    KOMPAKT_ASSIGN_OR_RETURN(const StoredForm form, FormAt(index));
+    return ReadStoredRows(bound_.bindings[index], form, row_begin, row_end);
+  }
+
+  absl::Status ReadF32(const TensorInfo& tensor, int64_t row_begin, int64_t row_end,
+                       absl::Span<float> out) const override {
+    KOMPAKT_ASSIGN_OR_RETURN(const size_t index, IndexOf(tensor));
+    KOMPAKT_RETURN_IF_ERROR(CheckRows(tensor, row_begin, row_end));
+    if (out.size() != static_cast<uint64_t>((row_end - row_begin) * tensor.cols)) {
+      return UsageError(tensor.Name(), ": room for ", (row_end - row_begin) * tensor.cols, " values expected, found ",
+                        out.size());
+    }
+    return ReadF32Rows(bound_.bindings[index], row_begin, row_end, out);
+  }
+
+  absl::StatusOr<std::vector<SourceFile>> HashFiles(int threads) const override {
+    std::vector<std::string> names(shards_.file_names().begin(), shards_.file_names().end());
+    for (const AssetFile& file : assets_.assets.files()) names.push_back(file.name());
+    return HashFolderFiles(folder_, std::move(names), threads);
+  }
+
+ private:
+  absl::StatusOr<size_t> IndexOf(const TensorInfo& tensor) const {
+    const int64_t index = schema_.Find(tensor.role, tensor.layer, tensor.expert);
+    if (index < 0) return UsageError("the model has no tensor ", tensor.Name());
+    return static_cast<size_t>(index);
+  }
+
+  static absl::Status CheckRows(const TensorInfo& tensor, int64_t row_begin, int64_t row_end) {
+    if (0 <= row_begin && row_begin < row_end && row_end <= tensor.rows) return absl::OkStatus();
+    return UsageError(tensor.Name(), ": asked for rows [", row_begin, ", ", row_end, ") of ", tensor.rows);
+  }
+
+  // Whether INT4 scales that are not BF16 have BF16 values is looked up once per tensor; two threads that look at the
+  // same time find the same.
+  absl::StatusOr<StoredForm> FormAt(size_t index) const {
+    enum : int8_t { kUnknown, kFit, kDoNotFit };
+    const TensorBinding& binding = bound_.bindings[index];
+    if (!ExactnessNeedsScales(binding)) return FormOf(binding, true);
+    int8_t known = scales_fit_[index].load(std::memory_order_relaxed);
+    if (known == kUnknown) {
+      KOMPAKT_ASSIGN_OR_RETURN(const bool fit, ScalesFitBf16(binding));
+      known = fit ? kFit : kDoNotFit;
+      scales_fit_[index].store(known, std::memory_order_relaxed);
+    }
+    return FormOf(binding, known == kFit);
+  }
+
+  std::string folder_;
+  ModelSchema schema_;
+  ShardSet shards_;
+  BoundTensors bound_;
+  FolderAssets assets_;
+  mutable std::vector<std::atomic<int8_t>> scales_fit_;
+};
+
+// There is no config.json: say what was given instead.
+absl::Status ExplainFolder(const std::string& folder) {
+  const auto refuse = [&](absl::StatusCode code, absl::string_view found) {
+    return absl::Status(code, absl::StrCat(folder, ": expected a checkpoint folder with config.json, found ", found));
+  };
+  const std::vector<std::string> names = ListFolder(folder);
+  std::vector<std::string> nested;
+  for (const std::string& name : names) {
+    if (name == "params.json") return refuse(absl::StatusCode::kUnimplemented, "params.json (Mistral's own layout)");
+    if (absl::EndsWith(name, ".gguf")) {
+      return refuse(absl::StatusCode::kUnimplemented,
+                    absl::StrCat(name, ": convert the original safetensors checkpoint instead"));
+    }
+    if (nested.size() < 3 && PathExists(JoinPath(JoinPath(folder, name), "config.json"))) {
+      nested.push_back(JoinPath(folder, name));
+    }
+  }
+  if (!nested.empty()) {
+    return refuse(absl::StatusCode::kNotFound, absl::StrCat("none; did you mean ", absl::StrJoin(nested, " or "), "?"));
+  }
+  for (const std::string& name : names) {
+    if (absl::EndsWith(name, ".safetensors") || absl::EndsWith(name, ".bin") || absl::EndsWith(name, ".pt") ||
+        absl::EndsWith(name, ".pth")) {
+      return refuse(absl::StatusCode::kNotFound, absl::StrCat("weights such as ", name, " without it"));
+    }
+  }
+  return refuse(absl::StatusCode::kNotFound, names.empty() ? "an empty folder" : "none");
+}
+
+absl::Status ExplainFile(const std::string& path) {
+  std::string hint;
+  if (absl::EndsWith(path, ".gguf")) {
+    hint = ": GGUF is not a source, give the folder of the original safetensors checkpoint";
+  } else if (absl::EndsWith(path, ".safetensors") || absl::EndsWith(path, ".json")) {
+    const size_t slash = path.rfind('/');
+    hint = absl::StrCat(": give the folder that holds it, ",
+                        slash == std::string::npos ? "." : path.substr(0, std::max<size_t>(slash, 1)));
+  }
+  return UsageError(path, ": expected a checkpoint folder, found a file", hint);
+}
+
+// A config that claims far more tensors than the files hold would make the schema eat memory before the comparison.
+absl::Status CheckPlausible(const ArchSpec& arch, const ShardSet& shards, const std::string& folder) {
+  const int64_t layers = arch.num_hidden_layers();
+  const int64_t experts = arch.moe().n_routed_experts();
+  constexpr int64_t kAlwaysAffordable = int64_t{1} << 18;
+  if (layers * experts <= kAlwaysAffordable || shards.tensor_count() >= layers * experts) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(folder, ": config.json says num_hidden_layers ", layers,
+                                                    " with n_routed_experts ", experts, ", found only ",
+                                                    shards.tensor_count(), " tensors"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<TensorSource>> OpenCheckpoint(const std::string& folder) {
+  if (!PathExists(folder)) return absl::NotFoundError(absl::StrCat(folder, ": no such folder"));
+  if (!IsFolder(folder)) return ExplainFile(folder);
+  const std::string config_path = JoinPath(folder, "config.json");
+  if (!PathExists(config_path)) return ExplainFolder(folder);
+
+  KOMPAKT_ASSIGN_OR_RETURN(const InputFile config_file, InputFile::Open(config_path));
+  KOMPAKT_ASSIGN_OR_RETURN(const std::string text, config_file.ReadAll(kMaxConfigBytes));
+  const std::string foreign = ForeignContent(absl::string_view(text).substr(0, 128));
+  if (!foreign.empty()) return CorruptError(config_path, ": expected JSON, found ", foreign);
+  KOMPAKT_ASSIGN_OR_RETURN(const UpstreamConfig config, ParseConfig(text, config_path));
+  KOMPAKT_ASSIGN_OR_RETURN(ShardSet shards, ShardSet::Open(folder));
+  KOMPAKT_RETURN_IF_ERROR(CheckPlausible(config.arch, shards, folder));
+  KOMPAKT_ASSIGN_OR_RETURN(ModelSchema schema, ModelSchema::Create(config.arch));
+  KOMPAKT_ASSIGN_OR_RETURN(BoundTensors bound, BindTensors(schema, config.quantization, shards, folder));
+  KOMPAKT_ASSIGN_OR_RETURN(FolderAssets assets, LoadAssets(folder));
+  KOMPAKT_RETURN_IF_ERROR(CheckVocabulary(assets, config.arch.vocab_size(), folder));
+  return std::make_unique<Checkpoint>(folder, std::move(schema), std::move(shards), std::move(bound),
+                                      std::move(assets));
+}
+
+absl::StatusOr<ModelAssets> ReadAssets(const std::string& folder) {
+  if (!PathExists(folder)) return absl::NotFoundError(absl::StrCat(folder, ": no such folder"));
+  if (!IsFolder(folder)) return UsageError(folder, ": expected a folder with a tokenizer, found a file");
+  KOMPAKT_ASSIGN_OR_RETURN(FolderAssets assets, LoadAssets(folder));
+  if (assets.tokenizer_file.empty()) {
+    return absl::NotFoundError(absl::StrCat(folder, ": expected tokenizer.json or tiktoken.model, found neither"));
+  }
+  return std::move(assets.assets);
+}
+
+}  // namespace kompakt

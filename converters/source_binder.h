@@ -1,0 +1,25 @@
+// Binds every tensor of a ModelSchema to what the files of a checkpoint hold.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "converters/quantization_config.h"
+#include "converters/shard_set.h"
+#include "converters/source_forms.h"
+#include "format/model_schema.h"
+
+namespace kompakt {
+
+struct BoundTensors {
+  std::vector<TensorBinding> bindings;  // parallel to ModelSchema::tensors()
+  std::vector<std::string> notices;     // skipped MTP layers and the like
+};
+
+// kFailedPrecondition: tensors missing or surplus (the first ten of each and the counts), a shape that is not the
+// schema's, a scale without weight or a weight without scale. kUnimplemented: a dtype or companion that is not read.
+absl::StatusOr<BoundTensors> BindTensors(const ModelSchema& schema, const SourceQuantization& quantization,
+                                         const ShardSet& shards, const std::string& folder);
+
+}  // namespace kompakt
