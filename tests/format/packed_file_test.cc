@@ -1,13 +1,11 @@
 // What PackedWriter writes, PackedReader reads.
-#include <cstring>
 #include <filesystem>
 
-#include "format/checksum.h"
-#include "format/float_formats.h"
 #include "format/packed_reader.h"
 #include "format/packed_writer.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/fixtures/scratch_folder.h"
 #include "tests/fixtures/small_arch.h"
 #include "tests/fixtures/synthetic_file.h"
 
@@ -16,20 +14,13 @@ namespace {
 
 using testing::HasSubstr;
 
-std::string TestPath(const std::string& name) {
-  const std::string folder =
-      testing::TempDir() + "packed_file_" + testing::UnitTest::GetInstance()->current_test_info()->name() + "/";
-  std::filesystem::remove_all(folder);
-  std::filesystem::create_directories(folder);
-  return folder + name;
-}
-
 struct SmallFile {
-  std::string path;
+  ScratchFolder folder;
+  std::string path = folder / "small.kpk";
   WritePlan plan;
   std::shared_ptr<const PackedReader> reader;
 
-  explicit SmallFile(const ArchSpec& arch) : path(TestPath("small.kpk")) {
+  explicit SmallFile(const ArchSpec& arch) {
     const auto schema = ModelSchema::Create(arch);
     EXPECT_TRUE(schema.ok()) << schema.status();
     plan = SyntheticPlan(*schema, EveryFormat(*schema));
@@ -118,7 +109,7 @@ TEST(PackedFile, ThePlannedSizeIsTheSizeToTheByteWhateverTheChecksumsAre) {
 TEST(PackedFile, NothingButTheFileIsLeft) {
   const SmallFile file(SmallV3Arch());
   int files = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(file.path).parent_path())) {
+  for (const auto& entry : std::filesystem::directory_iterator(file.folder.path())) {
     EXPECT_EQ(entry.path().filename(), "small.kpk");
     ++files;
   }
@@ -126,7 +117,8 @@ TEST(PackedFile, NothingButTheFileIsLeft) {
 }
 
 TEST(PackedWriter, RefusesToCommitWhileARecordIsMissing) {
-  const std::string path = TestPath("small.kpk");
+  const ScratchFolder folder;
+  const std::string path = folder / "small.kpk";
   const auto schema = ModelSchema::Create(SmallV3Arch());
   ASSERT_TRUE(schema.ok()) << schema.status();
   const auto writer = PackedWriter::Open(PosixFileSystem(), path, SyntheticPlan(*schema, EveryFormat(*schema)), {});
@@ -138,7 +130,8 @@ TEST(PackedWriter, RefusesToCommitWhileARecordIsMissing) {
 }
 
 TEST(PackedWriter, RefusesARecordOfTheWrongLengthOrWithoutItsStatistics) {
-  const std::string path = TestPath("small.kpk");
+  const ScratchFolder folder;
+  const std::string path = folder / "small.kpk";
   const auto schema = ModelSchema::Create(SmallV3Arch());
   ASSERT_TRUE(schema.ok()) << schema.status();
   const std::vector<FormatId> formats(schema->tensors().size(), FormatId::kBf16);
@@ -169,7 +162,8 @@ TEST(PackedWriter, RefusesARecordOfTheWrongLengthOrWithoutItsStatistics) {
 }
 
 TEST(PackedWriter, KeepsASecondWriterOfTheSameDestinationOut) {
-  const std::string path = TestPath("small.kpk");
+  const ScratchFolder folder;
+  const std::string path = folder / "small.kpk";
   const auto schema = ModelSchema::Create(SmallV3Arch());
   ASSERT_TRUE(schema.ok()) << schema.status();
   const WritePlan plan = SyntheticPlan(*schema, EveryFormat(*schema));

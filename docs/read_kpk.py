@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""Reads a .kpk file: a second implementation of docs/format.md, with numpy and zstandard and nothing of ours.
+
+    read_kpk.py FILE                       what is in it
+    read_kpk.py FILE --list                every tensor: name, format, shape, offset
+    read_kpk.py FILE TENSOR -o out.npy     one tensor as float32
+    read_kpk.py FILE --dump DIR            every tensor as DIR/NAME.npy
+
+Checksums are not checked: XXH3 is not in the standard library. Use `kompakt verify` for that.
+"""
+import argparse
+import io
+import os
+import struct
+import sys
+
+import numpy as np
+import zstandard
+
+TABLE = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int32)
+TILE_BYTES = dict(f32=2048, f16=1024, bf16=1024, fp8_b128=512, int4_g32=288, q8_g32=528, q4_g32=272, q4_g16=288)
+
+
+def check(condition, message):
+    if not condition:
+        sys.exit(f"read_kpk: {message}")
+
+
+def fields(data):
+    """The Protocol Buffers wire format as {field number: [values]}; embedded messages stay bytes."""
+    found, at = {}, 0
+
+    def varint():
+        nonlocal at
+        value, shift, byte = 0, 0, 128
+        while byte & 128:
+            check(at < len(data) and shift < 64, "manifest: bad varint")
+            byte = data[at]
+            value |= (byte & 127) << shift
+            at, shift = at + 1, shift + 7
+        return value
+
+    while at < len(data):
+        key = varint()
+        kind = key & 7
+        check(kind in (0, 1, 2, 5), f"manifest: wire type {kind}")
+        value = varint() if kind in (0, 2) else None
+        if kind != 0:
+            length = {1: 8, 5: 4}.get(kind, value)
+            value = data[at : at + length]
+            check(len(value) == length, "manifest: a field runs past its message")
+            at += length
+        found.setdefault(key >> 3, []).append(value)
+    return found
+
+
+def number(message, field):
+    return message.get(field, [0])[-1]
+
+
+def text(message, field):
+    return message.get(field, [b""])[-1].decode()
+
+
+class Tensor:  # one matrix or vector: what it is and where it lies
+    def __init__(self, extent, part, record):
+        zigzag = number(extent, 3)
+        layer = (zigzag >> 1) ^ -(zigzag & 1)
+        role, self.format = text(part, 1), text(part, 2)
+        check(self.format in TILE_BYTES, f"{role}: unknown number format {self.format}")
+        self.offset = number(extent, 1) + record * number(extent, 2) + number(part, 3)
+        self.bytes, self.rows, self.cols = (number(part, field) for field in (4, 5, 6))
+        self.is_vector = role.endswith(("norm", "e_score_correction_bias"))
+        prefix = "" if role == "lm_head" else "model." if layer < 0 else f"model.layers.{layer}."
+        role = role.replace("mlp.experts.", f"mlp.experts.{record}.")
+        self.name = prefix + role + ("" if role.endswith("bias") else ".weight")
+
+
+class PackedFile:
+    def __init__(self, path):
+        size = os.path.getsize(path)
+        check(size >= 128, f"{path}: {size} bytes is too short for a .kpk file")
+        self.data = np.memmap(path, np.uint8, "r")
+        head, foot = self.data[:64].tobytes(), self.data[-64:].tobytes()
+        check(head[:8] == b"\x89KPK\r\n\x1a\n", f"{path}: not a .kpk file")
+        check(foot[56:] == b"KPK-END\n", f"{path}: truncated")
+        major, self.minor, header_bytes, file_bytes, required = struct.unpack_from("<HHIQQ", head, 8)
+        check(major == 1, f"{path}: format version {major}, this program reads 1")
+        check(header_bytes == 64 and not any(head[40:56]), f"{path}: damaged header")
+        check(file_bytes == size, f"{path}: {size} bytes, expected {file_bytes}")
+        offset, stored, full = struct.unpack_from("<QQQ", foot)
+        check(offset % 64 == 0 and 64 <= offset and offset + stored + 64 == size, f"{path}: manifest out of place")
+        check(full <= 256 << 20, f"{path}: manifest of {full} bytes")
+        compressed = io.BytesIO(self.data[offset : offset + stored].tobytes())
+        raw = zstandard.ZstdDecompressor().stream_reader(compressed, read_across_frames=True).read(full + 1)
+        check(len(raw) == full, f"{path}: manifest is not {full} bytes")
+        self.manifest = fields(raw)
+        check(required == 0, f"{path}: needs features that this reader does not know: {required:#x}")
+        self.tensors, end = {}, 64
+        for extent in map(fields, self.manifest.get(2, [])):
+            records = sum(map(len, extent.get(5, []))) // 8
+            check(number(extent, 1) >= end, f"{path}: extents overlap or do not ascend")
+            end = number(extent, 1) + records * number(extent, 2)
+            check(end <= offset, f"{path}: an extent runs past the manifest")
+            for record in range(records):
+                for part in map(fields, extent.get(6, [])):
+                    check(number(part, 3) + number(part, 4) <= number(extent, 2), f"{path}: a part outside its record")
+                    tensor = Tensor(extent, part, record)
+                    check(tensor.name not in self.tensors, f"{path}: {tensor.name} twice")
+                    self.tensors[tensor.name] = tensor
+
+    def weights(self, tensor):  # float32, [rows, cols] or [cols]
+        blob = self.data[tensor.offset : tensor.offset + tensor.bytes]
+        return vector(tensor, blob) if tensor.is_vector else matrix(tensor, blob)
+
+
+def floats(name, raw):
+    if name == "bf16":
+        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    return raw.view({"f32": "<f4", "f16": "<f2"}[name]).astype(np.float32)
+
+
+def vector(tensor, blob):
+    check(tensor.format in ("f32", "f16", "bf16"), f"{tensor.name}: a vector in {tensor.format}")
+    width = 4 if tensor.format == "f32" else 2
+    check(tensor.bytes == -(-tensor.cols * width // 64) * 64, f"{tensor.name}: wrong size {tensor.bytes}")
+    return floats(tensor.format, blob[: tensor.cols * width])
+
+
+def fp8_values():
+    code = np.arange(256)
+    exponent, mantissa = code >> 3 & 15, code & 7
+    value = np.where(exponent == 0, mantissa * 2.0**-9, (1 + mantissa / 8) * 2.0 ** (exponent - 7))
+    return np.where(code < 128, value, -value).astype(np.float32)  # NaN codes do not occur
+
+
+def matrix(tensor, blob):
+    name, rows, cols = tensor.format, tensor.rows, tensor.cols
+    tile_rows, tile_cols, tile_bytes = -(-rows // 16), -(-cols // 32), TILE_BYTES[name]
+    side_at = -(-tile_rows * tile_cols * tile_bytes // 64) * 64
+    block_rows, block_cols = -(-rows // 128), -(-cols // 128)
+    side_bytes = 64 * tile_rows if name[0] == "q" else 4 * block_rows * block_cols if name == "fp8_b128" else 0
+    check(tensor.bytes == -(-(side_at + side_bytes) // 64) * 64, f"{tensor.name}: wrong size {tensor.bytes}")
+    tiles = np.ascontiguousarray(blob[: tile_rows * tile_cols * tile_bytes]).reshape(tile_rows, tile_cols, tile_bytes)
+    side = np.ascontiguousarray(blob[side_at : side_at + side_bytes]).view("<f4")
+
+    def per_row(column):  # one value per row of a tile: [R, C, 16] -> [R, 16, C, 1]
+        return column.transpose(0, 2, 1)[..., None]
+
+    if name in ("f32", "f16", "bf16"):  # [R, C, k / n, row, k % n]
+        n = 1 if name == "f32" else 2
+        w = floats(name, tiles.reshape(-1)).reshape(tile_rows, tile_cols, 32 // n, 16, n).transpose(0, 3, 1, 2, 4)
+    elif name in ("fp8_b128", "q8_g32"):  # codes [R, C, k / 4, row, k % 4]
+        codes = tiles[:, :, :512].reshape(tile_rows, tile_cols, 8, 16, 4).transpose(0, 3, 1, 2, 4)
+        codes = codes.reshape(tile_rows, 16, tile_cols, 32).astype(np.int32)
+        w = fp8_values()[codes] if name == "fp8_b128" else per_row(tiles[:, :, 512:].astype(np.int32)) * (codes - 128)
+    else:  # nibbles [R, C, k / 8, row, half, k % 4]
+        packed = tiles[:, :, :256].reshape(tile_rows, tile_cols, 4, 16, 4)
+        codes = np.stack([packed & 15, packed >> 4], axis=4).transpose(0, 3, 1, 2, 4, 5)
+        codes = codes.reshape(tile_rows, 16, tile_cols, 32).astype(np.int32)
+        if name == "int4_g32":
+            scale = floats("bf16", np.ascontiguousarray(tiles[:, :, 256:])).reshape(tile_rows, tile_cols, 16)
+            w = (codes - 8).astype(np.float32) * per_row(scale)
+        elif name == "q4_g32":
+            g = per_row(tiles[:, :, 256:].astype(np.int32))
+            w = ((g & 127) - 64) * (TABLE[codes] + 4 * (g >> 7))
+        else:
+            g = tiles[:, :, 256:].reshape(tile_rows, tile_cols, 2, 16).transpose(0, 3, 1, 2).astype(np.int32)
+            g = np.repeat(g, 16, axis=3)  # [R, 16, C, k]
+            w = ((g & 63) - 32) * (TABLE[codes] + 4 * (g >> 6 & 1))
+    w = w.reshape(tile_rows * 16, tile_cols * 32).astype(np.float32)
+    w = (side[:, None] * w if name[0] == "q" else w)[:rows, :cols]
+    if name == "fp8_b128":
+        w = w * side.reshape(block_rows, block_cols).repeat(128, axis=0).repeat(128, axis=1)[:rows, :cols]
+    return w
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file")
+    parser.add_argument("tensor", nargs="?")
+    parser.add_argument("-o", "--output")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--dump", metavar="DIR")
+    args = parser.parse_args()
+    packed = PackedFile(args.file)
+    for t in packed.tensors.values():
+        if args.list:
+            print(t.name, t.format, t.cols if t.is_vector else f"{t.rows}x{t.cols}", t.offset)
+        if args.dump:
+            np.save(os.path.join(args.dump, t.name + ".npy"), packed.weights(t))
+    if args.tensor:
+        check(args.output and args.tensor in packed.tensors, f"no tensor {args.tensor}, or -o OUT.npy is missing")
+        np.save(args.output, packed.weights(packed.tensors[args.tensor]))
+    elif not args.list and not args.dump:
+        print(text(fields(packed.manifest[1][0]), 1), f"version 1.{packed.minor}, {len(packed.tensors)} tensors")
+
+
+if __name__ == "__main__":
+    main()
