@@ -1,0 +1,481 @@
+// config.json -> ArchSpec: the published configurations and their parameter counts, both spellings of RoPE, and every
+// refusal.
+#include "converters/config.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "converters/arch_table.h"
+#include "format/model_schema.h"
+#include "tests/converters/status_matchers.h"
+
+namespace kompakt {
+namespace {
+
+using nlohmann::json;
+
+constexpr auto kUnsupported = absl::StatusCode::kUnimplemented;
+constexpr auto kCorrupt = absl::StatusCode::kDataLoss;
+constexpr auto kContradiction = absl::StatusCode::kFailedPrecondition;
+
+json Yarn(double factor, double beta_fast, double mscale) {
+  return {{"type", "yarn"},          {"factor", factor}, {"original_max_position_embeddings", 4096},
+          {"beta_fast", beta_fast},  {"beta_slow", 1},   {"mscale", mscale},
+          {"mscale_all_dim", mscale}};
+}
+
+json V3() {
+  return {{"architectures", {"DeepseekV3ForCausalLM"}},
+          {"model_type", "deepseek_v3"},
+          {"attention_bias", false},
+          {"hidden_act", "silu"},
+          {"num_hidden_layers", 61},
+          {"hidden_size", 7168},
+          {"num_attention_heads", 128},
+          {"q_lora_rank", 1536},
+          {"kv_lora_rank", 512},
+          {"qk_nope_head_dim", 128},
+          {"qk_rope_head_dim", 64},
+          {"v_head_dim", 128},
+          {"intermediate_size", 18432},
+          {"moe_intermediate_size", 2048},
+          {"n_routed_experts", 256},
+          {"n_shared_experts", 1},
+          {"num_experts_per_tok", 8},
+          {"first_k_dense_replace", 3},
+          {"moe_layer_freq", 1},
+          {"num_nextn_predict_layers", 1},
+          {"vocab_size", 129280},
+          {"topk_method", "noaux_tc"},
+          {"scoring_func", "sigmoid"},
+          {"n_group", 8},
+          {"topk_group", 4},
+          {"norm_topk_prob", true},
+          {"routed_scaling_factor", 2.5},
+          {"rope_theta", 10000},
+          {"rope_scaling", Yarn(40, 32, 1.0)},
+          {"max_position_embeddings", 163840},
+          {"rms_norm_eps", 1e-6},
+          {"tie_word_embeddings", false},
+          {"quantization_config",
+           {{"quant_method", "fp8"},
+            {"fmt", "e4m3"},
+            {"activation_scheme", "dynamic"},
+            {"weight_block_size", {128, 128}}}}};
+}
+
+json With(json config, const json& changes) {
+  config.update(changes);
+  return config;
+}
+json Without(json config, const char* key) {
+  config.erase(key);
+  return config;
+}
+
+json V2() {
+  return With(Without(V3(), "quantization_config"), {{"architectures", {"DeepseekV2ForCausalLM"}},
+                                                     {"model_type", "deepseek_v2"},
+                                                     {"num_hidden_layers", 60},
+                                                     {"hidden_size", 5120},
+                                                     {"intermediate_size", 12288},
+                                                     {"moe_intermediate_size", 1536},
+                                                     {"n_routed_experts", 160},
+                                                     {"n_shared_experts", 2},
+                                                     {"num_experts_per_tok", 6},
+                                                     {"first_k_dense_replace", 1},
+                                                     {"num_nextn_predict_layers", nullptr},
+                                                     {"vocab_size", 102400},
+                                                     {"topk_method", "group_limited_greedy"},
+                                                     {"scoring_func", "softmax"},
+                                                     {"n_group", 8},
+                                                     {"topk_group", 3},
+                                                     {"norm_topk_prob", false},
+                                                     {"routed_scaling_factor", 16.0},
+                                                     {"rope_scaling", Yarn(40, 32, 0.707)}});
+}
+
+json V2Lite() {
+  return With(V2(), {{"num_hidden_layers", 27},
+                     {"hidden_size", 2048},
+                     {"num_attention_heads", 16},
+                     {"q_lora_rank", nullptr},
+                     {"intermediate_size", 10944},
+                     {"moe_intermediate_size", 1408},
+                     {"n_routed_experts", 64},
+                     {"topk_method", "greedy"},
+                     {"n_group", 1},
+                     {"topk_group", 1},
+                     {"routed_scaling_factor", 1.0}});
+}
+
+json Moonlight() {
+  return With(Without(V3(), "quantization_config"), {{"num_hidden_layers", 27},
+                                                     {"hidden_size", 2048},
+                                                     {"num_attention_heads", 16},
+                                                     {"q_lora_rank", nullptr},
+                                                     {"intermediate_size", 11264},
+                                                     {"moe_intermediate_size", 1408},
+                                                     {"n_routed_experts", 64},
+                                                     {"n_shared_experts", 2},
+                                                     {"num_experts_per_tok", 6},
+                                                     {"first_k_dense_replace", 1},
+                                                     {"num_nextn_predict_layers", 0},
+                                                     {"vocab_size", 163840},
+                                                     {"n_group", 1},
+                                                     {"topk_group", 1},
+                                                     {"routed_scaling_factor", 2.446},
+                                                     {"rope_theta", 50000.0},
+                                                     {"rope_scaling", nullptr},
+                                                     {"max_position_embeddings", 8192},
+                                                     {"rms_norm_eps", 1e-5}});
+}
+
+json KimiK2() {
+  return With(V3(), {{"model_type", "kimi_k2"},
+                     {"num_attention_heads", 64},
+                     {"n_routed_experts", 384},
+                     {"first_k_dense_replace", 1},
+                     {"num_nextn_predict_layers", 0},
+                     {"vocab_size", 163840},
+                     {"n_group", 1},
+                     {"topk_group", 1},
+                     {"routed_scaling_factor", 2.827},
+                     {"rope_theta", 50000.0},
+                     {"rope_scaling", Yarn(32, 1, 1.0)},
+                     {"max_position_embeddings", 131072}});
+}
+
+json GlmFlash() {
+  return With(Without(Without(V3(), "quantization_config"), "scoring_func"),
+              {{"architectures", {"Glm4MoeLiteForCausalLM"}},
+               {"model_type", "glm4_moe_lite"},
+               {"num_hidden_layers", 47},
+               {"hidden_size", 2048},
+               {"num_attention_heads", 20},
+               {"q_lora_rank", 768},
+               {"qk_nope_head_dim", 192},
+               {"v_head_dim", 256},
+               {"intermediate_size", 10240},
+               {"moe_intermediate_size", 1536},
+               {"n_routed_experts", 64},
+               {"num_experts_per_tok", 4},
+               {"first_k_dense_replace", 1},
+               {"vocab_size", 154880},
+               {"n_group", 1},
+               {"topk_group", 1},
+               {"routed_scaling_factor", 1.8},
+               {"rope_theta", 1000000},
+               {"rope_scaling", nullptr},
+               {"max_position_embeddings", 202752},
+               {"rms_norm_eps", 1e-5}});
+}
+
+absl::StatusOr<UpstreamConfig> Parse(const json& config) { return ParseConfig(config.dump(), "dir/config.json"); }
+
+TEST(PublishedConfigs, GiveThePublishedParameterCounts) {
+  struct Case {
+    const char* name;
+    json config;
+    int64_t parameters;  // main model, from the shapes and consistent with the published totals
+  };
+  const std::vector<Case> cases = {
+      {"DeepSeek-V2", V2(), 235'741'434'880},   {"DeepSeek-V2-Lite", V2Lite(), 15'706'484'224},
+      {"DeepSeek-V3", V3(), 671'026'419'200},   {"Moonlight", Moonlight(), 15'960'110'208},
+      {"Kimi-K2", KimiK2(), 1'026'408'232'448}, {"GLM-4.7-Flash", GlmFlash(), 29'943'393'920},
+  };
+  for (const Case& c : cases) {
+    const auto parsed = Parse(c.config);
+    ASSERT_THAT(parsed, IsOk()) << c.name;
+    const auto schema = ModelSchema::Create(parsed->arch);
+    ASSERT_THAT(schema, IsOk()) << c.name;
+    EXPECT_EQ(schema->parameter_count(), c.parameters) << c.name;
+  }
+}
+
+TEST(PublishedConfigs, V3FieldsArriveUnchanged) {
+  const auto parsed = Parse(V3());
+  ASSERT_THAT(parsed, IsOk());
+  const ArchSpec& arch = parsed->arch;
+  EXPECT_EQ(arch.architecture(), "DeepseekV3ForCausalLM");
+  EXPECT_EQ(arch.num_nextn_predict_layers(), 1);
+  EXPECT_EQ(arch.rms_norm_eps(), 1e-6);
+  EXPECT_EQ(arch.moe().topk_method(), TOPK_NOAUX_TC);
+  EXPECT_EQ(arch.moe().scoring_func(), ROUTER_SCORING_SIGMOID);
+  EXPECT_TRUE(arch.moe().scale_after_norm());
+  EXPECT_EQ(arch.rope().yarn().factor(), 40);
+  EXPECT_EQ(arch.rope().yarn().beta_fast(), 32);
+  EXPECT_EQ(arch.rope().yarn().mscale_all_dim(), 1.0);
+  EXPECT_EQ(parsed->quantization.block_rows, 128);
+  EXPECT_FALSE(parsed->quantization.power_of_two_scales);
+}
+
+TEST(PublishedConfigs, V2ScalesOnlyWhereItDidNotNormalise) {
+  const auto parsed = Parse(V2Lite());
+  ASSERT_THAT(parsed, IsOk());
+  EXPECT_FALSE(parsed->arch.moe().scale_after_norm());
+  EXPECT_EQ(parsed->arch.moe().topk_method(), TOPK_GREEDY);
+  EXPECT_EQ(parsed->arch.mla().q_lora_rank(), 0);
+  EXPECT_EQ(parsed->arch.rope().yarn().mscale(), 0.707);
+}
+
+TEST(PublishedConfigs, LatentNormsKeepTheirEpsWhateverRmsNormEpsSays) {
+  for (const json& config : {Moonlight(), GlmFlash()}) {
+    const auto parsed = Parse(config);
+    ASSERT_THAT(parsed, IsOk());
+    EXPECT_EQ(parsed->arch.rms_norm_eps(), 1e-5);
+    EXPECT_EQ(parsed->arch.mla().latent_norm_eps(), 1e-6);
+    EXPECT_FALSE(parsed->arch.rope().has_yarn());
+  }
+}
+
+TEST(PublishedConfigs, KimiKeepsItsModelType) {
+  const auto parsed = Parse(KimiK2());
+  ASSERT_THAT(parsed, IsOk());
+  EXPECT_EQ(parsed->arch.model_type(), "kimi_k2");
+  EXPECT_EQ(parsed->arch.rope().yarn().beta_fast(), 1);
+}
+
+TEST(ArchTable, EveryRowIsChosenByItsNames) {
+  for (const ArchRow& row : SupportedArchitectures()) {
+    EXPECT_EQ(FindArchitecture(row.architecture), &row);
+    EXPECT_FALSE(row.model_types[0].empty());
+    json config = With(V3(), {{"architectures", {std::string(row.architecture)}},
+                              {"model_type", std::string(row.model_types[0])},
+                              {"scoring_func", std::string(ScoringName(row.scoring_func))},
+                              {"topk_method", std::string(TopkMethodName(row.topk_methods[0]))}});
+    const auto parsed = Parse(config);
+    ASSERT_THAT(parsed, IsOk()) << row.architecture;
+    EXPECT_EQ(parsed->arch.architecture(), std::string(row.architecture));
+    EXPECT_EQ(parsed->arch.moe().topk_method(), row.topk_methods[0]);
+  }
+}
+
+TEST(ArchTable, WithoutArchitecturesTheModelTypeDecides) {
+  const auto parsed = Parse(Without(KimiK2(), "architectures"));
+  ASSERT_THAT(parsed, IsOk());
+  EXPECT_EQ(parsed->arch.architecture(), "DeepseekV3ForCausalLM");
+  EXPECT_EQ(parsed->arch.model_type(), "kimi_k2");
+  EXPECT_THAT(Parse(Without(Without(V3(), "architectures"), "model_type")), Fails(kCorrupt, {"architectures"}));
+}
+
+TEST(ArchTable, EarlyV2UploadsAreReadUnderTheirOldName) {
+  const json old = With(V2(), {{"architectures", {"DeepseekForCausalLM"}}, {"model_type", "deepseek"}});
+  EXPECT_THAT(Parse(old), IsOk());
+  EXPECT_THAT(Parse(Without(old, "kv_lora_rank")), Fails(kUnsupported, {"DeepseekForCausalLM", "kv_lora_rank"}));
+}
+
+TEST(Rope, RopeParametersOfTransformers5AreTheSameRope) {
+  json renamed = Without(Without(V3(), "rope_scaling"), "rope_theta");
+  json parameters = Yarn(40, 32, 1.0);
+  parameters.erase("type");
+  parameters["rope_type"] = "yarn";
+  parameters["rope_theta"] = 10000;
+  renamed["rope_parameters"] = parameters;
+  const auto parsed = Parse(renamed);
+  ASSERT_THAT(parsed, IsOk());
+  EXPECT_EQ(parsed->arch.rope().SerializeAsString(), Parse(V3())->arch.rope().SerializeAsString());
+}
+
+TEST(Rope, DefaultTypeIsPlainRope) {
+  for (const json& parameters :
+       {json{{"rope_type", "default"}, {"rope_theta", 50000.0}}, json{{"rope_theta", 50000.0}}}) {
+    const auto parsed = Parse(With(Without(Moonlight(), "rope_theta"), {{"rope_parameters", parameters}}));
+    ASSERT_THAT(parsed, IsOk());
+    EXPECT_FALSE(parsed->arch.rope().has_yarn());
+    EXPECT_EQ(parsed->arch.rope().rope_theta(), 50000.0);
+  }
+}
+
+TEST(Rope, AbsentMscaleMeansOneAndAbsentMscaleAllDimZero) {
+  json yarn = Yarn(40, 32, 1.0);
+  for (const char* key : {"mscale", "mscale_all_dim", "beta_fast", "beta_slow"}) yarn.erase(key);
+  const auto parsed = Parse(With(V3(), {{"rope_scaling", yarn}}));
+  ASSERT_THAT(parsed, IsOk());
+  EXPECT_EQ(parsed->arch.rope().yarn().mscale(), 1.0);
+  EXPECT_EQ(parsed->arch.rope().yarn().mscale_all_dim(), 0.0);
+  EXPECT_EQ(parsed->arch.rope().yarn().beta_fast(), 32.0);
+  EXPECT_EQ(parsed->arch.rope().yarn().beta_slow(), 1.0);
+}
+
+TEST(Rope, UnknownTypesAreRefusedByName) {
+  for (const char* type : {"linear", "dynamic", "llama3", "longrope", "su", "ntk"}) {
+    for (const char* key : {"type", "rope_type"}) {
+      EXPECT_THAT(Parse(With(V3(), {{"rope_scaling", {{key, type}, {"factor", 4.0}}}})),
+                  Fails(kUnsupported, {"dir/config.json", "rope_scaling", absl::StrCat("\"", type, "\""), "\"yarn\""}));
+    }
+  }
+  EXPECT_THAT(Parse(With(V3(), {{"rope_scaling", {{"factor", 4.0}}}})), Fails(kCorrupt, {"rope_type"}));
+}
+
+TEST(Rope, ContradictionsAndVariantsAreRefused) {
+  json both = V3();
+  both["rope_parameters"] = Yarn(32, 32, 1.0);
+  EXPECT_THAT(Parse(both), Fails(kContradiction, {"rope_scaling and rope_parameters"}));
+  both["rope_parameters"] = Yarn(40, 32, 1.0);
+  EXPECT_THAT(Parse(both), IsOk());
+  both["rope_parameters"]["rope_theta"] = 50000;
+  EXPECT_THAT(Parse(both), Fails(kContradiction, {"rope_theta", "50000", "10000"}));
+  EXPECT_THAT(Parse(Without(V3(), "rope_theta")), Fails(kCorrupt, {"rope_theta"}));
+  json yarn = Yarn(40, 32, 1.0);
+  yarn["rope_type"] = "linear";
+  EXPECT_THAT(Parse(With(V3(), {{"rope_scaling", yarn}})), Fails(kContradiction, {"\"yarn\"", "\"linear\""}));
+  EXPECT_THAT(Parse(With(V3(), {{"partial_rotary_factor", 0.5}})), Fails(kUnsupported, {"partial_rotary_factor"}));
+  EXPECT_THAT(Parse(With(V3(), {{"rope_interleave", false}})), Fails(kUnsupported, {"rope_interleave"}));
+  json attention = Yarn(40, 32, 1.0);
+  attention["attention_factor"] = 1.2;
+  EXPECT_THAT(Parse(With(V3(), {{"rope_scaling", attention}})), Fails(kUnsupported, {"attention_factor", "1.2"}));
+}
+
+TEST(Refusals, UnknownArchitectureIsNamedWithTheSupportedOnes) {
+  EXPECT_THAT(Parse(With(V3(), {{"architectures", {"FalconForCausalLM"}}})),
+              Fails(kUnsupported, {"dir/config.json", "unknown architecture \"FalconForCausalLM\"",
+                                   "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "Glm4MoeLiteForCausalLM"}));
+  EXPECT_THAT(Parse(With(V3(), {{"model_type", "deepseek_v9"}})),
+              Fails(kUnsupported, {"unknown model_type \"deepseek_v9\"", "deepseek_v3", "kimi_k2"}));
+}
+
+TEST(Refusals, DenseDistillsAreCalledDense) {
+  for (const char* name : {"Qwen2ForCausalLM", "LlamaForCausalLM"}) {
+    EXPECT_THAT(Parse({{"architectures", {name}}, {"hidden_size", 3584}}),
+                Fails(kUnsupported, {name, "dense model, not DeepSeek MLA/MoE"}));
+  }
+}
+
+TEST(Refusals, RelativesThatAreNotSupportedAreNamed) {
+  for (const char* name :
+       {"DeepseekV32ForCausalLM", "DeepseekV4ForCausalLM", "GlmMoeDsaForCausalLM", "KimiK25ForConditionalGeneration"}) {
+    EXPECT_THAT(Parse({{"architectures", {name}}}), Fails(kUnsupported, {name, "does not support"}));
+  }
+  EXPECT_THAT(Parse(With(V3(), {{"index_topk", 2048}})), Fails(kUnsupported, {"index_topk", "2048"}));
+}
+
+TEST(Refusals, UnknownScoringTopkAndActivation) {
+  EXPECT_THAT(Parse(With(V3(), {{"scoring_func", "sqrtsoftplus"}})),
+              Fails(kUnsupported, {"scoring_func \"sqrtsoftplus\"", "\"sigmoid\""}));
+  EXPECT_THAT(Parse(With(V2(), {{"scoring_func", "sigmoid"}})), Fails(kUnsupported, {"\"sigmoid\"", "\"softmax\""}));
+  EXPECT_THAT(Parse(With(V3(), {{"topk_method", "hash"}})),
+              Fails(kUnsupported, {"topk_method \"hash\"", "\"noaux_tc\""}));
+  EXPECT_THAT(Parse(With(V2(), {{"topk_method", "noaux_tc"}})),
+              Fails(kUnsupported, {"\"noaux_tc\"", "\"greedy\" or \"group_limited_greedy\""}));
+  EXPECT_THAT(Parse(Without(V2(), "topk_method")), Fails(kCorrupt, {"topk_method", "no such key"}));
+  EXPECT_THAT(Parse(Without(V3(), "topk_method")), IsOk());
+  EXPECT_THAT(Parse(With(V3(), {{"hidden_act", "gelu"}})), Fails(kUnsupported, {"hidden_act \"gelu\"", "\"silu\""}));
+  EXPECT_THAT(Parse(With(V3(), {{"attention_bias", true}})), Fails(kUnsupported, {"attention_bias"}));
+}
+
+TEST(Refusals, EveryFieldThatMattersMustBeThereInItsType) {
+  for (const char* key : {"num_hidden_layers", "hidden_size", "num_attention_heads", "kv_lora_rank", "qk_nope_head_dim",
+                          "qk_rope_head_dim", "v_head_dim", "intermediate_size", "moe_intermediate_size",
+                          "n_routed_experts", "num_experts_per_tok", "first_k_dense_replace", "vocab_size", "n_group",
+                          "topk_group", "max_position_embeddings"}) {
+    EXPECT_THAT(Parse(Without(V3(), key)), Fails(kCorrupt, {"dir/config.json", key, "an integer", "no such key"}));
+    EXPECT_THAT(Parse(With(V3(), {{key, 8.0}})), Fails(kCorrupt, {key, "an integer", "8.0"}));
+    EXPECT_THAT(Parse(With(V3(), {{key, "8"}})), Fails(kCorrupt, {key, "an integer", "\"8\""}));
+    EXPECT_FALSE(Parse(With(V3(), {{key, -8}})).ok()) << key;
+    EXPECT_FALSE(Parse(With(V3(), {{key, 18446744073709551615u}})).ok()) << key;
+    EXPECT_FALSE(Parse(With(V3(), {{key, int64_t{1} << 62}})).ok()) << key;
+  }
+  for (const char* key :
+       {"norm_topk_prob", "routed_scaling_factor", "rms_norm_eps", "q_lora_rank", "n_shared_experts"}) {
+    EXPECT_THAT(Parse(Without(V3(), key)), Fails(kCorrupt, {key, "no such key"}));
+    EXPECT_THAT(Parse(With(V3(), {{key, json::array()}})), Fails(kCorrupt, {key, "found []"}));
+  }
+  EXPECT_THAT(Parse(With(V3(), {{"n_routed_experts", nullptr}})), Fails(kUnsupported, {"n_routed_experts", "dense"}));
+  EXPECT_THAT(Parse(With(V3(), {{"q_lora_rank", 0}})), Fails(kCorrupt, {"q_lora_rank", "found 0"}));
+}
+
+TEST(Refusals, ValuesOutOfRangeNameFileAndField) {
+  EXPECT_THAT(Parse(With(V3(), {{"num_experts_per_tok", 300}})),
+              Fails(kContradiction, {"dir/config.json", "num_experts_per_tok", "300"}));
+  EXPECT_THAT(Parse(With(V3(), {{"n_group", 7}})), Fails(kContradiction, {"n_group", "7"}));
+  EXPECT_THAT(Parse(With(V3(), {{"rms_norm_eps", 0}})), Fails(kContradiction, {"rms_norm_eps"}));
+}
+
+TEST(Refusals, MlpLayerTypesMustBeDenseThenSparse) {
+  const json base = Without(GlmFlash(), "first_k_dense_replace");
+  std::vector<std::string> kinds(47, "sparse");
+  kinds[0] = "dense";
+  const auto parsed = Parse(With(base, {{"mlp_layer_types", kinds}}));
+  ASSERT_THAT(parsed, IsOk());
+  EXPECT_EQ(parsed->arch.moe().first_k_dense_replace(), 1);
+  kinds[5] = "dense";
+  EXPECT_THAT(Parse(With(base, {{"mlp_layer_types", kinds}})), Fails(kCorrupt, {"mlp_layer_types"}));
+  kinds[5] = "sparse";
+  kinds.pop_back();
+  EXPECT_THAT(Parse(With(base, {{"mlp_layer_types", kinds}})), Fails(kContradiction, {"mlp_layer_types", "47", "46"}));
+}
+
+TEST(Refusals, NotAJsonObject) {
+  EXPECT_THAT(ParseConfig("[]", "c"), Fails(kCorrupt, {"c: expected an object, found an array"}));
+  EXPECT_THAT(ParseConfig("{\"a\":1,}", "c"), Fails(kCorrupt, {"c", "byte"}));
+  EXPECT_THAT(ParseConfig("", "c"), Fails(kCorrupt, {"c", "JSON"}));
+  EXPECT_THAT(ParseConfig("{\"a\":1,\"a\":2}", "c"), Fails(kCorrupt, {"\"a\" appears twice"}));
+  EXPECT_THAT(ParseConfig(std::string(100000, '['), "c"), Fails(kCorrupt, {"nested deeper than 64"}));
+  EXPECT_THAT(ParseConfig("{\"a\":1e999}", "c"), Fails(kCorrupt, {"c"}));
+  EXPECT_THAT(ParseConfig("{\"a\":\"\xff\"}", "c"), Fails(kCorrupt, {"c"}));
+}
+
+json Int4Config(const json& weights, const char* format = "pack-quantized") {
+  json group = {{"targets", {"Linear"}}, {"weights", weights}};
+  json quantization = {{"quant_method", "compressed-tensors"}, {"format", format}};
+  quantization["config_groups"]["group_0"] = group;
+  return With(KimiK2(), {{"quantization_config", quantization}});
+}
+
+const json kInt4Weights = {{"num_bits", 4},       {"type", "int"},    {"symmetric", true},
+                           {"strategy", "group"}, {"group_size", 32}, {"actorder", nullptr}};
+
+TEST(Quantization, PackedInt4IsRead) {
+  const auto parsed = Parse(Int4Config(kInt4Weights));
+  ASSERT_THAT(parsed, IsOk());
+  EXPECT_THAT(parsed->quantization.int4_groups, testing::ElementsAre(32));
+  const auto channel = Parse(Int4Config(With(kInt4Weights, {{"strategy", "channel"}, {"group_size", nullptr}})));
+  ASSERT_THAT(channel, IsOk());
+  EXPECT_THAT(channel->quantization.int4_groups, testing::ElementsAre(0));
+}
+
+TEST(Quantization, Ue8m0AndOtherBlockSizesAreRead) {
+  json config = V3();
+  config["quantization_config"]["scale_fmt"] = "ue8m0";
+  config["quantization_config"]["weight_block_size"] = {64, 256};
+  const auto parsed = Parse(config);
+  ASSERT_THAT(parsed, IsOk());
+  EXPECT_TRUE(parsed->quantization.power_of_two_scales);
+  EXPECT_EQ(parsed->quantization.block_rows, 64);
+  EXPECT_EQ(parsed->quantization.block_cols, 256);
+}
+
+TEST(Quantization, UnknownMethodsFormatsAndStrategiesAreRefusedByName) {
+  for (const char* method : {"gptq", "awq", "bitsandbytes", "modelopt", "mxfp4"}) {
+    EXPECT_THAT(Parse(With(V3(), {{"quantization_config", {{"quant_method", method}}}})),
+                Fails(kUnsupported, {"quantization_config", "quant_method", method, "compressed-tensors"}));
+  }
+  for (const char* format : {"marlin-24", "nvfp4-pack-quantized", "float-quantized", "mixed-precision"}) {
+    EXPECT_THAT(Parse(Int4Config(kInt4Weights, format)), Fails(kUnsupported, {"format", format, "pack-quantized"}));
+  }
+  EXPECT_THAT(Parse(Int4Config(With(kInt4Weights, {{"strategy", "tensor"}}))),
+              Fails(kUnsupported, {"group_0: weights", "strategy \"tensor\""}));
+  EXPECT_THAT(Parse(Int4Config(With(kInt4Weights, {{"num_bits", 8}}))), Fails(kUnsupported, {"num_bits 8"}));
+  EXPECT_THAT(Parse(Int4Config(With(kInt4Weights, {{"symmetric", false}}))), Fails(kUnsupported, {"symmetric false"}));
+  EXPECT_THAT(Parse(Int4Config(With(kInt4Weights, {{"type", "float"}}))), Fails(kUnsupported, {"type \"float\""}));
+  EXPECT_THAT(Parse(Int4Config(With(kInt4Weights, {{"actorder", "group"}}))), Fails(kUnsupported, {"actorder"}));
+  EXPECT_THAT(Parse(Int4Config(With(kInt4Weights, {{"group_size", 0}}))), Fails(kCorrupt, {"group_size"}));
+  json fp8 = V3();
+  fp8["quantization_config"]["fmt"] = "e5m2";
+  EXPECT_THAT(Parse(fp8), Fails(kUnsupported, {"fmt \"e5m2\"", "e4m3"}));
+  fp8 = V3();
+  fp8["quantization_config"]["weight_block_size"] = nullptr;
+  EXPECT_THAT(Parse(fp8), Fails(kUnsupported, {"weight_block_size null"}));
+  fp8["quantization_config"]["weight_block_size"] = {128, 0};
+  EXPECT_THAT(Parse(fp8), Fails(kCorrupt, {"weight_block_size", "[128,0]"}));
+  fp8 = V3();
+  fp8["quantization_config"]["scale_fmt"] = "e5m3";
+  EXPECT_THAT(Parse(fp8), Fails(kUnsupported, {"scale_fmt \"e5m3\""}));
+}
+
+}  // namespace
+}  // namespace kompakt
