@@ -7,8 +7,8 @@
 namespace kompakt {
 
 // Ascending; every entry + kQ4Shift fits int8.
-inline constexpr int8_t kQ4Table[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-inline constexpr int kQ4Shift = 4;
+inline constexpr int8_t kQ4Table[16] = {-108, -85, -67, -52, -39, -27, -17, -8, 1, 10, 20, 31, 44, 60, 78, 118};
+inline constexpr int kQ4Shift = 5;
 
 // The value of a code in a group with shift bit `shift` (0 or 1).
 constexpr int Q4Value(int code, int shift) { return kQ4Table[code] + shift * kQ4Shift; }

@@ -1,0 +1,67 @@
+// Encoder: F32 rows -> the tiles of one number format, with the scales searched against squared error
+// (docs/quantization.md, "How a tile is encoded"). One row per format in encoder_table.cc.
+//
+// Encoding is a pure function of the values: the bytes do not depend on threads, instruction set or compiler. Every
+// choice between equals follows a written rule: the candidate that comes first in the documented order wins.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "format/block_format.h"
+#include "format/manifest.pb.h"
+
+namespace kompakt {
+
+// The rows of one row tile, as F32.
+struct RowTile {
+  const float* values = nullptr;  // [n_rows, cols], row-major
+  int64_t n_rows = 0;             // 1..16; the last row tile of a matrix may be short
+  int64_t cols = 0;
+  // How much a squared error in each column counts: [cols], finite, >= 0, any scale. Empty: all columns alike. Values
+  // below 2^-20 of the largest count as that.
+  absl::Span<const float> importance;
+};
+
+// Working memory, kept from tile to tile. Belongs to one thread.
+struct EncoderScratch {
+  std::vector<float> lanes;
+  std::vector<float> importance;
+  std::vector<float> groups;
+  std::vector<uint8_t> codes;
+  std::vector<int16_t> integers;
+};
+
+// Error of encoded rows against the source, from the decoded values. Sums are double: within a row by ascending column,
+// then by ascending row.
+struct TileError {
+  double sum_squared_error = 0;
+  double sum_squared_weight = 0;
+  float max_abs_error = 0;
+  uint64_t count = 0;
+};
+// Adds one tile to a sum; the order of calls is part of the result, so it must not depend on threads.
+void Accumulate(const TileError& tile, ErrorStats* sum);
+// 10 log10(error / weight): -inf for no error at all, 0 for no weight.
+double NmseDb(const ErrorStats& stats);
+
+struct Encoder {
+  FormatId format;
+  // `tiles` receives cdiv(cols, 32) tiles, padding zeroed; `row_scales` 16 values (zeros for padding rows and for
+  // formats without SideKind::kRowScale). Values must be finite: checked by EncodeRowTile.
+  void (*encode)(const RowTile& in, EncoderScratch& scratch, uint8_t* tiles, float* row_scales, TileError* error);
+};
+
+absl::Span<const Encoder> AllEncoders();
+// Null for the formats that no encoder makes: the upstream forms fp8_b128 and int4_g32.
+const Encoder* FindEncoder(FormatId format);
+
+// The checked way in. kInvalidArgument for sizes that do not fit together or a format without encoder; kDataLoss naming
+// row and column of a value (or the column of an importance) that is not finite, or negative.
+// row_scales: 16 values. `error` may be null.
+absl::Status EncodeRowTile(FormatId format, const RowTile& in, EncoderScratch& scratch, absl::Span<uint8_t> tiles,
+                           absl::Span<float> row_scales, TileError* error);
+
+}  // namespace kompakt

@@ -1,0 +1,87 @@
+// The table of encoders, and the checked way into it.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "format/status.h"
+#include "quant/encode_cast.h"
+#include "quant/encode_q4.h"
+#include "quant/encode_q8.h"
+#include "quant/encoder.h"
+
+namespace kompakt {
+namespace {
+
+constexpr Encoder kTable[] = {
+    {FormatId::kF32, EncodeF32},     {FormatId::kF16, EncodeF16},     {FormatId::kBf16, EncodeBf16},
+    {FormatId::kQ8G32, EncodeQ8G32}, {FormatId::kQ4G32, EncodeQ4G32}, {FormatId::kQ4G16, EncodeQ4G16},
+};
+
+// Index of the first value that is not finite, or -1. The loop over all comes first because it vectorises.
+int64_t FirstNotFinite(const float* values, int64_t n) {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  int bad = 0;
+  for (int64_t i = 0; i < n; ++i) bad |= std::fabs(values[i]) <= kLargest ? 0 : 1;
+  if (bad == 0) return -1;
+  return std::find_if_not(values, values + n, [](float v) { return std::isfinite(v); }) - values;
+}
+
+}  // namespace
+
+absl::Span<const Encoder> AllEncoders() { return kTable; }
+
+const Encoder* FindEncoder(FormatId format) {
+  for (const Encoder& encoder : kTable) {
+    if (encoder.format == format) return &encoder;
+  }
+  return nullptr;
+}
+
+absl::Status EncodeRowTile(FormatId format, const RowTile& in, EncoderScratch& scratch, absl::Span<uint8_t> tiles,
+                           absl::Span<float> row_scales, TileError* error) {
+  const BlockFormat& row = FormatOf(format);
+  const Encoder* encoder = FindEncoder(format);
+  if (encoder == nullptr) return UsageError("nothing encodes into ", row.name, ": it only holds upstream codes");
+  if (in.values == nullptr || in.n_rows < 1 || in.n_rows > kTileRows || in.cols < 1) {
+    return UsageError("a row tile has 1 to ", kTileRows, " rows and at least 1 column, got ", in.n_rows, " x ",
+                      in.cols);
+  }
+  const uint64_t bytes = static_cast<uint64_t>((in.cols + kTileCols - 1) / kTileCols) * row.tile_bytes;
+  if (tiles.size() != bytes || row_scales.size() != static_cast<size_t>(kTileRows)) {
+    return UsageError("a row tile of ", in.cols, " columns in ", row.name, " needs ", bytes, " bytes and ", kTileRows,
+                      " row scales, got ", tiles.size(), " and ", row_scales.size());
+  }
+  if (const int64_t i = FirstNotFinite(in.values, in.n_rows * in.cols); i >= 0) {
+    return CorruptError("row ", i / in.cols, ", column ", i % in.cols,
+                        " of the row tile: expected a finite value, found ", in.values[i]);
+  }
+  if (!in.importance.empty()) {
+    if (in.importance.size() != static_cast<size_t>(in.cols)) {
+      return UsageError("importance has ", in.importance.size(), " values for ", in.cols, " columns");
+    }
+    for (size_t c = 0; c < in.importance.size(); ++c) {
+      if (!(in.importance[c] >= 0) || !std::isfinite(in.importance[c])) {
+        return CorruptError("importance of column ", c, ": expected a finite value of 0 or more, found ",
+                            in.importance[c]);
+      }
+    }
+  }
+  TileError ignored;
+  encoder->encode(in, scratch, tiles.data(), row_scales.data(), error == nullptr ? &ignored : error);
+  return absl::OkStatus();
+}
+
+void Accumulate(const TileError& tile, ErrorStats* sum) {
+  sum->set_sum_squared_error(sum->sum_squared_error() + tile.sum_squared_error);
+  sum->set_sum_squared_weight(sum->sum_squared_weight() + tile.sum_squared_weight);
+  sum->set_max_abs_error(std::max(sum->max_abs_error(), tile.max_abs_error));
+  sum->set_count(sum->count() + tile.count);
+}
+
+double NmseDb(const ErrorStats& stats) {
+  if (stats.sum_squared_error() == 0) return -std::numeric_limits<double>::infinity();
+  if (stats.sum_squared_weight() == 0) return 0;
+  return 10 * std::log10(stats.sum_squared_error() / stats.sum_squared_weight());
+}
+
+}  // namespace kompakt
