@@ -133,6 +133,7 @@ absl::Status AddedTokens::SplitBy(const Trie& trie, absl::string_view text, Part
       }
       end = white_end;
     }
+    if (begin >= end) continue;  // all of it is white space that the token before took
     if (done < begin) KOMPAKT_RETURN_IF_ERROR(on_part(-1, text.substr(done, begin - done)));
     KOMPAKT_RETURN_IF_ERROR(on_part(token.id, text.substr(begin, end - begin)));
     done = end;

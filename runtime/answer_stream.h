@@ -2,8 +2,9 @@
 //
 // A thought stands at the start of an answer: the prompt opened it (ChatFamily::opens_thought), or the first thing the
 // model writes besides white space is think_begin. It ends at the first think_end, or with the answer. The markers are
-// found as one token or spelled in several, and belong to neither part. The token think_begin itself opens a thought
-// anywhere; the same characters spelled out in the middle of an answer are just text.
+// found as one token or spelled in several; they, and white space before think_begin, belong to neither part. The token
+// think_begin itself opens a thought anywhere; the same characters spelled out in the middle of an answer are just
+// text.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +32,7 @@ class AnswerSplitter {
   std::vector<AnswerPiece> Next(int32_t id);  // text that is now certain, in order
   std::vector<AnswerPiece> Flush();           // the rest, at the end of the answer
 
-  bool in_thought() const { return state_ == State::kThought; }
+  bool in_thought() const { return InThought(); }
   // Tokens given to Next: those of thoughts, their markers included, and all others. White space before a thought
   // counts with it.
   int64_t thought_tokens() const { return thought_tokens_; }
@@ -45,8 +46,11 @@ class AnswerSplitter {
     kAnswer,
   };
 
+  bool InThought() const { return state_ == State::kThought || state_ == State::kThoughtStart; }
+  bool OnlyWhiteSpaceIsHeld() const;
   void Absorb(absl::string_view text, bool at_end, std::vector<AnswerPiece>* pieces);
-  void Emit(absl::string_view text, std::vector<AnswerPiece>* pieces) const;
+  bool DecideStart(bool at_end);
+  static void Emit(bool is_thought, absl::string_view text, std::vector<AnswerPiece>* pieces);
 
   const Tokenizer& tokenizer_;
   const ChatFamily& family_;

@@ -22,10 +22,10 @@ struct ChatToolCall {
 };
 
 struct ChatMessage {
-  std::string role;                    // system, user, assistant, tool
-  std::optional<std::string> content;  // absent only in an assistant message that calls tools
-  std::string reasoning_content;
-  std::vector<ChatToolCall> tool_calls;
+  std::string role;                                   // system, user, assistant, tool
+  std::optional<std::string> content = std::nullopt;  // absent only in an assistant message that calls tools
+  std::string reasoning_content = {};                 // kept where the family's template keeps it
+  std::vector<ChatToolCall> tool_calls = {};
 };
 
 // kAuto is what the family's own template does when nobody says: deepseek-r1 and kimi-k2-thinking think, deepseek-v3.1,
