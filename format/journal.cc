@@ -1,5 +1,7 @@
 #include "format/journal.h"
 
+#include <google/protobuf/stubs/logging.h>
+
 #include <cstring>
 #include <limits>
 
@@ -104,6 +106,7 @@ absl::StatusOr<Journal::Content> Journal::Load() {
   if (!TakeBlock(in, block) || !Take(in, xxh3)) return content;
   const uint64_t head_bytes = sizeof(kMagic) + sizeof(uint32_t) + block.size();
   if (xxh3 != Xxh3(absl::MakeConstSpan(all).first(head_bytes))) return content;
+  const google::protobuf::LogSilencer silence;
   Manifest identity;
   if (!identity.ParseFromArray(block.data(), static_cast<int>(block.size()))) return content;
   content.identity = std::move(identity);

@@ -1,5 +1,6 @@
 #include "format/packed_frame.h"
 
+#include <google/protobuf/stubs/logging.h>
 #include <zstd.h>
 
 #include <algorithm>
@@ -206,6 +207,7 @@ absl::StatusOr<Manifest> DecodeManifest(absl::Span<const uint8_t> stored, uint64
   if (content.size() != manifest_bytes) {
     return CorruptError("manifest: decompresses to ", content.size(), " bytes, expected ", manifest_bytes);
   }
+  const google::protobuf::LogSilencer silence;  // the status says it; a library does not print
   Manifest manifest;
   if (!manifest.ParseFromString(content)) {
     return CorruptError("manifest: not a valid Protocol Buffers message of ", manifest_bytes, " bytes");

@@ -1,4 +1,6 @@
 // What is known of a packed file before its weights: the extents of its manifest and its size (format/packed_writer.h).
+#include <google/protobuf/stubs/logging.h>
+
 #include "format/packed_frame.h"
 #include "format/packed_writer.h"
 #include "format/status.h"
@@ -56,7 +58,13 @@ absl::StatusOr<uint64_t> PackedFileBytes(const WritePlan& plan) {
     return absl::InternalError(absl::StrCat("plan: ", plan.layout.extents().size(), " extents, but the manifest has ",
                                             plan.manifest.extents_size()));
   }
-  KOMPAKT_ASSIGN_OR_RETURN(const StoredManifest stored, EncodeManifest(WithLateFields(plan.layout, plan.manifest)));
+  const google::protobuf::LogSilencer silence;
+  const Manifest manifest = WithLateFields(plan.layout, plan.manifest);
+  // A recipe or a file name may hold any bytes, a message may not; no reader would take the file.
+  if (Manifest copy; !copy.ParseFromString(manifest.SerializeAsString())) {
+    return UsageError("the recipe, a file name or another text that goes into the packed file is not valid UTF-8");
+  }
+  KOMPAKT_ASSIGN_OR_RETURN(const StoredManifest stored, EncodeManifest(manifest));
   return plan.layout.data_end() + stored.bytes.size() + kFooterBytes;
 }
 

@@ -107,8 +107,9 @@ class PackedSource : public TensorSource {
     Found found;
     found.place = file_->layout().Find(tensor.role, tensor.layer);
     found.record = tensor.expert < 0 ? 0 : tensor.expert;
-    found.part =
-        &file_->layout().extents()[static_cast<size_t>(found.place.extent)].parts[static_cast<size_t>(found.place.part)];
+    found.part = &file_->layout()
+                      .extents()[static_cast<size_t>(found.place.extent)]
+                      .parts[static_cast<size_t>(found.place.part)];
     found.entry =
         &file_->manifest().extents(static_cast<int>(found.place.extent)).parts(static_cast<int>(found.place.part));
     found.data = file_->RecordBytes(found.place.extent, found.record).data() + found.part->offset_in_record;
@@ -117,8 +118,7 @@ class PackedSource : public TensorSource {
 
   absl::StatusOr<Found> FindVerified(const TensorInfo& tensor) const {
     KOMPAKT_ASSIGN_OR_RETURN(const Found found, Find(tensor));
-    std::atomic<bool>& verified =
-        verified_[static_cast<size_t>(found.place.extent)][static_cast<size_t>(found.record)];
+    std::atomic<bool>& verified = verified_[static_cast<size_t>(found.place.extent)][static_cast<size_t>(found.record)];
     if (!verified.load()) {  // two threads may both check; that is only slower
       KOMPAKT_RETURN_IF_ERROR(file_->VerifyRecord(found.place.extent, found.record));
       verified.store(true);

@@ -26,8 +26,8 @@ absl::Status VerifyRecordBytes(const File& file, const std::string& path, const 
 
 struct VerifyOptions {
   int threads = 1;
-  std::function<void(uint64_t)> progress;          // bytes checked so far; may be empty; one thread at a time
-  const std::atomic<bool>* interrupted = nullptr;  // set: stops early, the last status is kCancelled
+  std::function<void(uint64_t)> progress = nullptr;  // bytes checked so far; may be empty; one thread at a time
+  const std::atomic<bool>* interrupted = nullptr;    // set: stops early, the last status is kCancelled
 };
 
 // Every record and every padding byte, in file order: one status per damaged record or padding run.

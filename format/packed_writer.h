@@ -31,14 +31,14 @@ struct WritePlan {
 Manifest ManifestFor(const ModelSchema& schema, const PackedLayout& layout);
 
 // Size of the finished file, exactly. The XXH3 of the source files need not be known. kUnimplemented when the manifest
-// would exceed the format's limit.
+// would exceed the format's limit, kInvalidArgument for a text that is not UTF-8.
 absl::StatusOr<uint64_t> PackedFileBytes(const WritePlan& plan);
 
 // How Open re-reads the records of an interrupted run, and Commit the whole file.
 struct RereadOptions {
   int threads = 1;
-  const std::atomic<bool>* interrupted = nullptr;  // set: stops with kCancelled; what is on disk can be resumed
-  std::function<void(uint64_t)> progress;          // bytes read so far; may be empty; one thread at a time
+  const std::atomic<bool>* interrupted = nullptr;    // set: stops with kCancelled; what is on disk can be resumed
+  std::function<void(uint64_t)> progress = nullptr;  // bytes read so far; may be empty; one thread at a time
 };
 
 class PackedWriter {

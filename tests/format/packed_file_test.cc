@@ -129,6 +129,17 @@ TEST(PackedWriter, RefusesToCommitWhileARecordIsMissing) {
   EXPECT_FALSE(std::filesystem::exists(path));
 }
 
+TEST(PackedWriter, RefusesTextThatNoReaderWouldTake) {
+  const ScratchFolder folder;
+  const auto schema = ModelSchema::Create(SmallV3Arch());
+  ASSERT_TRUE(schema.ok()) << schema.status();
+  WritePlan plan = SyntheticPlan(*schema, EveryFormat(*schema));
+  plan.manifest.set_recipe("* = q8_g32  # caf\xe9");
+  const absl::Status status = PackedWriter::Open(PosixFileSystem(), folder / "small.kpk", plan, {}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("not valid UTF-8"));
+}
+
 TEST(PackedWriter, RefusesARecordOfTheWrongLengthOrWithoutItsStatistics) {
   const ScratchFolder folder;
   const std::string path = folder / "small.kpk";

@@ -83,7 +83,7 @@ TEST(ReadKpkScript, DecodesEveryTensorOfEveryFormatToTheSameBits) {
 TEST(ReadKpkScript, ListsAndExtractsOneTensor) {
   const ScratchFolder folder;
   const std::string path = folder / "small.kpk";
-  MakeSmallFile(path);
+  MakeSyntheticFile(SmallV3Arch(), path);
   const auto [status, list] = RunScript(folder, absl::StrCat("'", path, "' --list"));
   EXPECT_EQ(status, 0) << list;
   EXPECT_THAT(list, testing::HasSubstr("model.layers.2.mlp.experts.3.down_proj.weight "));
@@ -97,7 +97,7 @@ TEST(ReadKpkScript, ListsAndExtractsOneTensor) {
 TEST(ReadKpkScript, RefusesWhatIsNotAPackedFile) {
   const ScratchFolder folder;
   const std::string path = folder / "small.kpk";
-  MakeSmallFile(path);
+  MakeSyntheticFile(SmallV3Arch(), path);
   std::vector<uint8_t> bytes = ReadWholeFile(path);
   bytes.pop_back();
   WriteWholeFile(path, bytes);
