@@ -17,7 +17,7 @@ import sys
 import numpy as np
 import zstandard
 
-TABLE = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int32)
+TABLE = np.array([-127, -86, -66, -51, -38, -27, -17, -8, 1, 10, 19, 30, 42, 56, 72, 90], np.int32)
 TILE_BYTES = dict(f32=2048, f16=1024, bf16=1024, fp8_b128=512, int4_g32=288, q8_g32=528, q4_g32=272, q4_g16=288)
 
 
@@ -163,11 +163,11 @@ def matrix(tensor, blob):
             w = (codes - 8).astype(np.float32) * per_row(scale)
         elif name == "q4_g32":
             g = per_row(tiles[:, :, 256:].astype(np.int32))
-            w = ((g & 127) - 64) * (TABLE[codes] + 4 * (g >> 7))
+            w = ((g & 127) - 64) * (TABLE[codes] + 5 * (g >> 7))
         else:
             g = tiles[:, :, 256:].reshape(tile_rows, tile_cols, 2, 16).transpose(0, 3, 1, 2).astype(np.int32)
             g = np.repeat(g, 16, axis=3)  # [R, 16, C, k]
-            w = ((g & 63) - 32) * (TABLE[codes] + 4 * (g >> 6 & 1))
+            w = ((g & 63) - 32) * (TABLE[codes] + 5 * (g >> 6 & 1))
     w = w.reshape(tile_rows * 16, tile_cols * 32).astype(np.float32)
     w = (side[:, None] * w if name[0] == "q" else w)[:rows, :cols]
     if name == "fp8_b128":

@@ -1,13 +1,13 @@
 // QuantRecipe: which role in which layer gets which format, and why. A recipe is an ordered list of rules; the last
 // rule that matches a tensor wins. Its text form (docs/quantization.md, "Recipe files") is what --recipe FILE reads and
-// what the manifest keeps.
+// what the manifest keeps: parsing it and resolving again gives the same choices.
 #pragma once
 
 #include <string>
-#include "absl/strings/string_view.h"
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "format/block_format.h"
 #include "format/tensor_source.h"
@@ -28,22 +28,36 @@ class QuantRecipe {
  public:
   // "lossless", "q8" or "q4". kInvalidArgument with "did you mean" otherwise.
   static absl::StatusOr<QuantRecipe> Builtin(absl::string_view name);
-  // The text form: one "pattern = format  # reason" per line. kInvalidArgument naming `origin` and the line.
+  static absl::Span<const absl::string_view> BuiltinNames();
+  // The text form: one "pattern = format  # reason" per line; rules after a line "[overrides]" are overrides.
+  // kInvalidArgument naming `origin` and the line.
   static absl::StatusOr<QuantRecipe> Parse(absl::string_view text, absl::string_view origin);
-  // Appends the rule of a --tensor PATTERN=FORMAT flag.
+  // Appends the rule of a --tensor PATTERN=FORMAT flag, as an override.
   absl::Status AddOverride(absl::string_view flag);
 
   std::string ToText() const;
+  absl::Span<const RecipeRule> rules() const { return rules_; }
+  // rules()[override_begin()..] are overrides.
+  size_t override_begin() const { return override_begin_; }
 
   struct Choice {
     FormatId format;
-    bool exact;          // the source's codes and scales bit for bit
+    // True: the source's codes and scales bit for bit (ReadStored + PackTiles). False: made from ReadF32 by the
+    // format's Encoder; f32 then still holds the source's values exactly, and bf16 and f16 do where nothing had to be
+    // rounded.
+    bool exact;
     std::string reason;  // for plan: why this format
     StoredForm form;     // of the source
   };
-  // One choice per tensor of source.schema(). Rules of the house that no recipe can break: vectors, router and
-  // correction bias keep their source form (the bias at F32); native low-bit tensors are kept unless an override names
-  // them; kv_b_proj has 8 bits or more. kInvalidArgument for a rule that matches no tensor of the model.
+  // One choice per tensor of source.schema(). Rules of the house that no recipe can break:
+  //   * vectors and the router keep their source form or become f32; the correction bias is always f32
+  //   * native low-bit tensors are kept unless an override names them
+  //   * kv_b_proj has 8 bits or more, unless that is how the source stores it
+  //   * fp8_b128 and int4_g32 only where the source is that
+  //   * the experts of a layer share one format per role: where their source forms differ, keeping them means f32
+  // kInvalidArgument where a rule asks for what these forbid (a pattern that also matches ordinary matrices is taken as
+  // not meaning vectors and router), for an override that matches no tensor of the model, and for any other rule that
+  // matches neither a tensor of the model nor a role that some model has.
   absl::StatusOr<std::vector<Choice>> Resolve(const TensorSource& source) const;
 
  private:

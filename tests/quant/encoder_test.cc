@@ -238,8 +238,9 @@ TEST(Encoder, ExtremesOfF32AreEncodedAsWellAsTheyCanBe) {
     for (size_t i = 0; i < values.size(); ++i) {
       ASSERT_TRUE(std::isfinite(encoded.decoded[i])) << Name(id) << " at " << i << ": " << values[i];
     }
-    // 15 %: the ends of the 4-bit table differ by 12 %, and both signs of the largest value are there.
-    for (size_t c = 0; c < 64; ++c) EXPECT_NEAR(encoded.decoded[c] / values[c], 1.0f, 0.15f) << Name(id) << " at " << c;
+    // 30 %: with both signs of the largest value in a row, the row scale may not grow until the table's inner entries
+    // meet them, because its longer end would then be infinite.
+    for (size_t c = 0; c < 64; ++c) EXPECT_NEAR(encoded.decoded[c] / values[c], 1.0f, 0.3f) << Name(id) << " at " << c;
     EXPECT_NEAR(encoded.decoded[128 + 40] / 1e30f, 1.0f, 0.01f) << Name(id);
     // 10 %: the row scale may not grow until its largest integer reaches infinity, whatever the search would like.
     EXPECT_NEAR(encoded.decoded[192] / kMax, 1.0f, 0.1f) << Name(id);

@@ -1,0 +1,165 @@
+// The text form of recipes, and the built-in ones.
+#include <algorithm>
+#include <iterator>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "format/near_names.h"
+#include "format/status.h"
+#include "quant/recipe.h"
+
+namespace kompakt {
+namespace {
+
+constexpr absl::string_view kSource = "source";
+constexpr absl::string_view kOverrides = "[overrides]";
+constexpr size_t kMostPatternBytes = 200;
+constexpr size_t kMostRules = 10000;
+
+struct BuiltinRecipe {
+  absl::string_view name;
+  absl::string_view text;
+};
+
+// The one place where the recipes of this program are written. Why: docs/quantization.md, "Recipes".
+constexpr BuiltinRecipe kBuiltins[] = {
+    {"lossless", "* = source  # every tensor as upstream stores it\n"},
+    {"q8",
+     "* = source  # norms, router and biases: small, and everything depends on them\n"
+     "embed_tokens = q8_g32  # 8 bits: below the noise of any measurement\n"
+     "lm_head = q8_g32  # 8 bits: below the noise of any measurement\n"
+     "self_attn.*proj* = q8_g32  # 8 bits: below the noise of any measurement\n"
+     "mlp.*_proj = q8_g32  # 8 bits: below the noise of any measurement\n"},
+    {"q4",
+     "* = source  # norms, router and biases: small, and everything depends on them\n"
+     "embed_tokens = q8_g32  # one row is read per token: 8 bits cost no time\n"
+     "lm_head = q8_g32  # its error reaches the logits directly\n"
+     "self_attn.*proj* = q8_g32  # used by every token in every layer, few parameters\n"
+     "mlp.gate_proj = q8_g32  # dense layers: used by every token, few of them, and first in the model\n"
+     "mlp.up_proj = q8_g32  # dense layers: used by every token, few of them, and first in the model\n"
+     "mlp.down_proj = q8_g32  # dense layers: used by every token, few of them, and first in the model\n"
+     "mlp.shared_experts.*_proj = q8_g32  # used by every token, few parameters\n"
+     "mlp.experts.*_proj = q4_g32  # nearly all parameters of the model, each used by few tokens\n"
+     "mlp.experts.down_proj = q4_g16  # writes into the residual stream, and its inputs have outliers\n"},
+};
+
+bool IsPatternByte(char c) {
+  return absl::ascii_isalnum(static_cast<unsigned char>(c)) || absl::StrContains("_.*?-", absl::string_view(&c, 1));
+}
+
+// Nothing but printable ASCII reaches a message or the manifest.
+std::string Printable(absl::string_view text) {
+  std::string out(text.substr(0, kMostPatternBytes));
+  for (char& c : out) {
+    if (!absl::ascii_isprint(static_cast<unsigned char>(c))) c = '?';
+  }
+  return out;
+}
+
+// "PATTERN = FORMAT"; the reason is the caller's.
+absl::StatusOr<RecipeRule> ParseRule(absl::string_view text) {
+  const size_t equals = text.find('=');
+  if (equals == absl::string_view::npos) {
+    return UsageError("expected PATTERN=FORMAT, found \"", Printable(text), "\"");
+  }
+  const absl::string_view pattern = absl::StripAsciiWhitespace(text.substr(0, equals));
+  const absl::string_view format = absl::StripAsciiWhitespace(text.substr(equals + 1));
+  if (pattern.empty()) return UsageError("expected PATTERN=FORMAT, found nothing before the \"=\"");
+  if (pattern.size() > kMostPatternBytes) {
+    return UsageError("a pattern has at most ", kMostPatternBytes, " characters, found ", pattern.size());
+  }
+  const auto bad = std::find_if_not(pattern.begin(), pattern.end(), IsPatternByte);
+  if (bad != pattern.end()) {
+    return UsageError("pattern \"", Printable(pattern), "\" holds \"", Printable(absl::string_view(&*bad, 1)),
+                      "\"; expected letters, digits, _ . - and the wildcards * and ?");
+  }
+  RecipeRule rule;
+  rule.pattern = std::string(pattern);
+  if (format == kSource) {
+    rule.keep_source = true;
+    return rule;
+  }
+  const absl::StatusOr<FormatId> id = FormatFromName(format);
+  if (!id.ok()) {
+    std::vector<absl::string_view> names = {kSource};
+    for (const BlockFormat& known : AllFormats()) names.push_back(known.name);
+    return UsageError("unknown number format \"", Printable(format), "\"", DidYouMean(format, names));
+  }
+  rule.format = *id;
+  return rule;
+}
+
+std::string RuleText(const RecipeRule& rule) {
+  const absl::string_view format = rule.keep_source ? kSource : FormatOf(rule.format).name;
+  return absl::StrCat(rule.pattern, " = ", format, rule.reason.empty() ? "" : "  # ", rule.reason, "\n");
+}
+
+}  // namespace
+
+absl::Span<const absl::string_view> QuantRecipe::BuiltinNames() {
+  static constexpr absl::string_view kNames[] = {kBuiltins[0].name, kBuiltins[1].name, kBuiltins[2].name};
+  static_assert(std::size(kNames) == std::size(kBuiltins));
+  return kNames;
+}
+
+absl::StatusOr<QuantRecipe> QuantRecipe::Builtin(absl::string_view name) {
+  for (const BuiltinRecipe& builtin : kBuiltins) {
+    if (builtin.name == name) return Parse(builtin.text, builtin.name);
+  }
+  return UsageError("unknown recipe \"", Printable(name), "\"", DidYouMean(name, BuiltinNames()));
+}
+
+absl::StatusOr<QuantRecipe> QuantRecipe::Parse(absl::string_view text, absl::string_view origin) {
+  QuantRecipe recipe;
+  bool overrides = false;
+  int64_t number = 0;
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    ++number;
+    const absl::string_view body = absl::StripAsciiWhitespace(line.substr(0, line.find('#')));
+    if (body.empty()) continue;
+    const std::string where = absl::StrCat(origin, ":", number);
+    if (body == kOverrides) {
+      if (overrides) return WithContext(UsageError("a second ", kOverrides), where);
+      overrides = true;
+      continue;
+    }
+    absl::StatusOr<RecipeRule> rule = ParseRule(body);
+    if (!rule.ok()) return WithContext(rule.status(), where);
+    if (const size_t hash = line.find('#'); hash != absl::string_view::npos) {
+      rule->reason = Printable(absl::StripAsciiWhitespace(line.substr(hash + 1)));
+    }
+    if (recipe.rules_.size() == kMostRules) {
+      return WithContext(UsageError("a recipe has at most ", kMostRules, " rules"), where);
+    }
+    recipe.rules_.push_back(*std::move(rule));
+    if (!overrides) recipe.override_begin_ = recipe.rules_.size();
+  }
+  if (recipe.override_begin_ == 0) return UsageError(origin, ": expected at least one rule \"pattern = format\"");
+  return recipe;
+}
+
+absl::Status QuantRecipe::AddOverride(absl::string_view flag) {
+  absl::StatusOr<RecipeRule> rule = ParseRule(flag);
+  if (!rule.ok()) return WithContext(rule.status(), "--tensor");
+  if (rules_.size() == kMostRules) return UsageError("--tensor: a recipe has at most ", kMostRules, " rules");
+  rule->reason = "asked for on the command line";
+  rules_.push_back(*std::move(rule));
+  return absl::OkStatus();
+}
+
+std::string QuantRecipe::ToText() const {
+  std::string text;
+  for (size_t i = 0; i < rules_.size(); ++i) {
+    if (i == override_begin_) absl::StrAppend(&text, kOverrides, "\n");
+    text += RuleText(rules_[i]);
+  }
+  return text;
+}
+
+}  // namespace kompakt
