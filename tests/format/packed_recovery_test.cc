@@ -121,13 +121,13 @@ TEST(PackedResume, TakesWhatIsIntactAndWritesTheRestAgain) {
 }
 
 TEST(PackedResume, IgnoresTheTornEndOfAJournal) {
-  for (const size_t cut : {1u, 7u, 20u, 45u}) {
+  for (const ptrdiff_t cut : {1, 7, 20, 45}) {
     const ScratchFolder folder(ScratchFolder::Place::kMemory);
     const std::string path = folder / "a.kpk";
     const WritePlan plan = MicroPlan();
     Interrupt(path, plan);
     std::vector<uint8_t> journal = ReadWholeFile(path + ".partial.journal");
-    journal.resize(journal.size() - cut);
+    journal.erase(journal.end() - cut, journal.end());
     WriteWholeFile(path + ".partial.journal", journal);
     const auto writer = PackedWriter::Open(PosixFileSystem(), path, plan, {});
     ASSERT_TRUE(writer.ok()) << writer.status();
