@@ -33,16 +33,21 @@ constexpr int LargestInteger(const Q4Kind& kind) {
 // A group this far below its row's largest weight is zero in any case; it keeps 1 / absmax finite.
 constexpr float kLeastGroup = 0x1p-60f;
 
-// A combination of the table's orientation (sign of the group scale) and the shift bit, in the order of the written
-// rule: +, + shifted, -, - shifted.
+// A combination of the table's orientation and the shift bit, in the order of the written rule. The table has a far and
+// a near end (kQ4Table[0] and [15]); the far end may point to the side of the group's absmax or away from it.
 constexpr int kCombinations = 4;
-constexpr float kSign[kCombinations] = {1, 1, -1, -1};
+constexpr bool kFarEndOnAbsmax[kCombinations] = {true, true, false, false};
 constexpr float kShiftOf[kCombinations] = {0, kQ4Shift, 0, kQ4Shift};
 
 // First candidates for a group scale, as multiples of the scale at which the group's extremes meet the ends of the
-// table. Above 1 the extremes meet entries further in.
-constexpr int kCoarse = 8;
-constexpr float kCoarseFactor[kCoarse] = {0.88f, 0.94f, 1.0f, 1.06f, 1.13f, 1.21f, 1.3f, 1.4f};
+// table. Above 1 the extremes meet entries further in. Where the best scales of Gaussian and Student-t(5) groups lie:
+// docs/quantization.md.
+constexpr int kMostFactors = 5;
+constexpr int kFactors[kCombinations] = {5, 5, 3, 3};
+constexpr float kFactor[kCombinations][kMostFactors] = {{0.92f, 0.98f, 1.04f, 1.2f, 1.42f},
+                                                        {0.92f, 0.98f, 1.04f, 1.2f, 1.42f},
+                                                        {0.92f, 0.98f, 1.16f},
+                                                        {0.92f, 0.98f, 1.16f}};
 
 // Per group and row, in scratch.groups: absmax; the best continuous scale of each combination and of all of them, in
 // units of absmax; the chosen scale s and shift value.
@@ -121,16 +126,20 @@ KOMPAKT_INLINE void CoarseSearch(const TableLanes<W>& table, const float* x, con
   F overall_gain = F{} - 1.0f;
   F overall{};
   for (int c = 0; c < kCombinations; ++c) {
-    const float high = static_cast<float>(kQ4Table[15]) + kShiftOf[c];
-    const float low = -(static_cast<float>(kQ4Table[0]) + kShiftOf[c]);
-    F reach = (kSign[c] > 0 ? up : down) * (1.0f / high);
-    Max<F>((kSign[c] > 0 ? down : up) * (1.0f / low), &reach);
+    const float far = -(static_cast<float>(kQ4Table[0]) + kShiftOf[c]);
+    const float near = static_cast<float>(kQ4Table[15]) + kShiftOf[c];
+    // The far end is negative: where it points up, the scale is negative.
+    const auto mirrored = kFarEndOnAbsmax[c] ? up > down : up <= down;
+    const F to_far = mirrored ? up : down;
+    const F to_near = mirrored ? down : up;
+    F reach = to_far * (1.0f / far);
+    Max<F>(to_near * (1.0f / near), &reach);
     reach = empty ? F{} + 1.0f : reach;
-    const F inverse_reach = kSign[c] / reach;
+    const F inverse_reach = (mirrored ? F{} - 1.0f : F{} + 1.0f) / reach;
     F best_gain = F{} - 1.0f;
     F best{};
-    for (int f = 0; f < kCoarse; ++f) {
-      const F to_table = inverse_reach * (1.0f / kCoarseFactor[f]);
+    for (int f = 0; f < kFactors[c]; ++f) {
+      const F to_table = inverse_reach * (1.0f / kFactor[c][f]);
       F uq{}, qq{};
       for (int64_t k = 0; k < n; ++k) {
         F q;

@@ -307,7 +307,7 @@ TEST(Encoder, IsAFunctionOfTheRowsAlone) {
 
 TEST(Encoder, EncodingWhatWasDecodedLosesNextToNothing) {
   // A second pass starts from values that the format holds exactly. The search may find another representation, so the
-  // promise is not equal bytes but an error far below that of the first pass.
+  // promise is not equal bytes but an error far below that of the first pass: 12 dB, a sixteenth; measured 15 to 34.
   for (const FormatId id : LossyFormats()) {
     const MatrixShape shape{64, 512};
     const std::vector<float> values = RandomWeights(Shape::kGaussian, shape.rows * shape.cols, 77);
@@ -315,7 +315,7 @@ TEST(Encoder, EncodingWhatWasDecodedLosesNextToNothing) {
     const Encoded twice = Encode(id, shape, once.decoded);
     const double first = Nmse(once.decoded, values);
     const double second = Nmse(twice.decoded, once.decoded);
-    EXPECT_TRUE(second <= first - 4) << Name(id) << ": first pass " << first << " dB, second " << second << " dB";
+    EXPECT_TRUE(second <= first - 12) << Name(id) << ": first pass " << first << " dB, second " << second << " dB";
   }
 }
 
