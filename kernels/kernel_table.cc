@@ -6,12 +6,13 @@
 #include "absl/strings/str_join.h"
 #include "format/status.h"
 #include "kernels/kernel_set.h"
+#include "kernels/portable/portable_ops.h"
 #include "kernels/reference/reference_ops.h"
 
 namespace kompakt {
 
 absl::Span<const KernelSet* const> AllKernelSets() {
-  static const std::array<const KernelSet*, 1> kTable = {&reference::kReferenceSet};
+  static const std::array<const KernelSet*, 2> kTable = {&reference::kReferenceSet, &portable::kPortableSet};
   return kTable;
 }
 

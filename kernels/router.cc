@@ -11,18 +11,18 @@ constexpr float kNegInf = -std::numeric_limits<float>::infinity();
 
 void Scores(const RouterRule& rule, const float* logits, float* s) {
   const int64_t n = rule.n_experts;
+  // F64 inside, so that every C library gives the same F32.
   if (rule.sigmoid) {
-    for (int64_t e = 0; e < n; ++e) s[e] = 1.0f / (1.0f + std::exp(-logits[e]));
+    for (int64_t e = 0; e < n; ++e) s[e] = static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(logits[e]))));
     return;
   }
   float largest = logits[0];
   for (int64_t e = 1; e < n; ++e) largest = std::max(largest, logits[e]);
   double sum = 0;
+  for (int64_t e = 0; e < n; ++e) sum += std::exp(static_cast<double>(logits[e]) - static_cast<double>(largest));
   for (int64_t e = 0; e < n; ++e) {
-    s[e] = std::exp(logits[e] - largest);
-    sum += static_cast<double>(s[e]);
+    s[e] = static_cast<float>(std::exp(static_cast<double>(logits[e]) - static_cast<double>(largest)) / sum);
   }
-  for (int64_t e = 0; e < n; ++e) s[e] = static_cast<float>(static_cast<double>(s[e]) / sum);
 }
 
 // Index of the largest of x[0..n) that is not NaN-marked as taken; ties to the lower index. -1 when all are taken.

@@ -94,6 +94,11 @@ absl::StatusOr<int32_t*> Workspace::Ints(int64_t n) {
   return reinterpret_cast<int32_t*>(piece);
 }
 
+absl::StatusOr<const float**> Workspace::Pointers(int64_t n) {
+  KOMPAKT_ASSIGN_OR_RETURN(uint8_t* const piece, Bytes(n, sizeof(const float*)));
+  return reinterpret_cast<const float**>(piece);
+}
+
 uint64_t Workspace::bytes() const {
   uint64_t sum = 0;
   for (const AlignedBuffer& block : blocks_) sum += block.bytes();

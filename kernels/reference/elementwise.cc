@@ -36,7 +36,7 @@ void RotateRow(const float* cos_sin, int64_t dim, float* x) {
 absl::Status Embed(const EmbedParams& p, KernelContext& context) {
   const MatrixView& table = p.table;
   const int64_t width = table.shape.cols;
-#pragma omp parallel for num_threads(context.threads) schedule(static)
+#pragma omp parallel for num_threads(context.threads) schedule(static) if (p.tokens > 1)
   for (int64_t t = 0; t < p.tokens; ++t) {
     const int64_t row_tile = p.ids[t] / kTileRows;
     DecodedTile decoded;
@@ -51,7 +51,7 @@ absl::Status Embed(const EmbedParams& p, KernelContext& context) {
 }
 
 absl::Status RmsNorm(const RmsNormParams& p, KernelContext& context) {
-#pragma omp parallel for num_threads(context.threads) schedule(static)
+#pragma omp parallel for num_threads(context.threads) schedule(static) if (p.tokens > 1)
   for (int64_t t = 0; t < p.tokens; ++t) {
     NormRow(p.x + t * p.x_stride, p.weight, p.eps, p.width, p.y + t * p.y_stride);
   }
@@ -59,7 +59,7 @@ absl::Status RmsNorm(const RmsNormParams& p, KernelContext& context) {
 }
 
 absl::Status Rope(const RopeParams& p, KernelContext& context) {
-#pragma omp parallel for num_threads(context.threads) schedule(static)
+#pragma omp parallel for num_threads(context.threads) schedule(static) if (p.tokens > 1)
   for (int64_t t = 0; t < p.tokens; ++t) {
     for (int64_t h = 0; h < p.heads; ++h) {
       RotateRow(p.cos_sin + t * p.dim, p.dim, p.x + t * p.x_stride + h * p.head_stride);
@@ -73,7 +73,7 @@ absl::Status LatentAppend(const LatentAppendParams& p, KernelContext& context) {
   const int64_t width = p.cache.width();
   Workspace::Scope scope(*context.workspace);
   KOMPAKT_ASSIGN_OR_RETURN(float* const rows, context.workspace->Floats(context.threads * width));
-#pragma omp parallel for num_threads(context.threads) schedule(static)
+#pragma omp parallel for num_threads(context.threads) schedule(static) if (p.tokens > 1)
   for (int64_t t = 0; t < p.tokens; ++t) {
     float* const row = rows + omp_get_thread_num() * width;
     const float* const a = p.a + t * width;

@@ -1,0 +1,205 @@
+#include <omp.h>
+
+#include <algorithm>
+
+#include "format/status.h"
+#include "kernels/portable/portable_ops.h"
+#include "kernels/portable/row_tiles.h"
+
+namespace kompakt::portable {
+namespace {
+
+constexpr int64_t kGroupRows = kGroupTiles * kTileRows;
+
+// Scratch of one thread: a panel and two results of up to `tokens` tokens.
+struct TaskScratch {
+  float* base = nullptr;
+  int64_t floats = 0;
+  int64_t tokens = 0;
+
+  float* panel() const { return base + omp_get_thread_num() * floats; }
+  float* c() const { return panel() + kPanelFloats; }
+  float* c2() const { return c() + tokens * kGroupRows; }
+};
+
+absl::StatusOr<TaskScratch> MakeScratch(int64_t tokens, KernelContext& context) {
+  TaskScratch s{.floats = kPanelFloats + 2 * tokens * kGroupRows, .tokens = tokens};
+  KOMPAKT_ASSIGN_OR_RETURN(s.base, context.workspace->Floats(context.threads * s.floats));
+  return s;
+}
+
+// y = x W^T, or y += x W^T. y: [tokens, rows of w], y_stride apart.
+absl::Status Multiply(const MatrixView& w, const float* const* x, int64_t tokens, float* y, int64_t y_stride,
+                      bool accumulate, KernelContext& context) {
+  const PanelIsa& isa = BestPanelIsa();
+  Workspace::Scope scope(*context.workspace);
+  KOMPAKT_ASSIGN_OR_RETURN(const TaskScratch scratch, MakeScratch(tokens, context));
+  const int64_t per_task = TilesPerTask(w.layout.row_tiles, context.threads);
+  const bool parallel = WorthThreads(w.shape.rows * w.shape.cols * tokens);
+#pragma omp parallel for num_threads(context.threads) schedule(dynamic) if (parallel)
+  for (int64_t first = 0; first < w.layout.row_tiles; first += per_task) {
+    const int64_t tiles = std::min(per_task, w.layout.row_tiles - first);
+    const int64_t row = first * kTileRows;
+    const int64_t rows = std::min(tiles * kTileRows, w.shape.rows - row);
+    float* const c = scratch.c();
+    MultiplyRowTiles(isa, w, first, tiles, x, tokens, scratch.panel(), c, kGroupRows);
+    for (int64_t t = 0; t < tokens; ++t) {
+      float* const out = y + t * y_stride + row;
+      const float* const in = c + t * kGroupRows;
+      if (accumulate) {
+        for (int64_t r = 0; r < rows; ++r) out[r] += in[r];
+      } else {
+        std::copy(in, in + rows, out);
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+// act[t] = silu(gate x[t]) * (up x[t]) for rows of the given tiles. act: [tokens, inter].
+void GateAndUp(const PanelIsa& isa, const FfnWeights& w, int64_t first, int64_t tiles, const float* const* x,
+               int64_t tokens, const TaskScratch& scratch, float* act) {
+  const int64_t inter = w.gate.shape.rows;
+  const int64_t row = first * kTileRows;
+  const int64_t rows = std::min(tiles * kTileRows, inter - row);
+  float* const gate = scratch.c();
+  float* const up = scratch.c2();
+  MultiplyRowTiles(isa, w.gate, first, tiles, x, tokens, scratch.panel(), gate, kGroupRows);
+  MultiplyRowTiles(isa, w.up, first, tiles, x, tokens, scratch.panel(), up, kGroupRows);
+  for (int64_t t = 0; t < tokens; ++t) {
+    isa.silu_times(gate + t * kGroupRows, up + t * kGroupRows, tiles * kTileRows);
+    std::copy(gate + t * kGroupRows, gate + t * kGroupRows + rows, act + t * inter + row);
+  }
+}
+
+// The tokens of each expert, and the tasks that compute their activations.
+struct ExpertPlan {
+  int64_t active = 0;
+  int32_t* experts = nullptr;     // [active] ascending
+  int32_t* slot_begin = nullptr;  // [active + 1]: slots of expert i are [slot_begin[i], slot_begin[i + 1])
+  int32_t* slots = nullptr;       // [T * K]: t * K + k, ordered by expert, then token
+  int32_t most_tokens = 0;        // of one expert
+};
+
+absl::StatusOr<ExpertPlan> PlanExperts(const ExpertFfnParams& p, Workspace& workspace) {
+  ExpertPlan plan;
+  const int64_t choices = p.tokens * p.k;
+  KOMPAKT_ASSIGN_OR_RETURN(int32_t* const next, workspace.Ints(p.n_experts));
+  KOMPAKT_ASSIGN_OR_RETURN(plan.experts, workspace.Ints(p.n_experts));
+  KOMPAKT_ASSIGN_OR_RETURN(plan.slot_begin, workspace.Ints(p.n_experts + 1));
+  KOMPAKT_ASSIGN_OR_RETURN(plan.slots, workspace.Ints(choices));
+  std::fill(next, next + p.n_experts, 0);
+  for (int64_t i = 0; i < choices; ++i) ++next[p.ids[i]];
+  int32_t sum = 0;
+  for (int64_t e = 0; e < p.n_experts; ++e) {
+    const int32_t n = next[e];
+    next[e] = sum;
+    if (n == 0) continue;
+    plan.experts[plan.active] = static_cast<int32_t>(e);
+    plan.slot_begin[plan.active++] = sum;
+    plan.most_tokens = std::max(plan.most_tokens, n);
+    sum += n;
+  }
+  plan.slot_begin[plan.active] = sum;
+  for (int64_t i = 0; i < choices; ++i) plan.slots[next[p.ids[i]]++] = static_cast<int32_t>(i);
+  return plan;
+}
+
+}  // namespace
+
+absl::Status Linear(const LinearParams& p, KernelContext& context) {
+  Workspace::Scope scope(*context.workspace);
+  KOMPAKT_ASSIGN_OR_RETURN(const float** const x, RowPointers(*context.workspace, p.x, p.tokens, p.x_stride));
+  return Multiply(p.w, x, p.tokens, p.y, p.y_stride, false, context);
+}
+
+absl::Status Route(const RouteParams& p, KernelContext& context) {
+  const int64_t n = p.rule.n_experts;
+  const int64_t k = p.rule.experts_per_token;
+  const int64_t scratch = 2 * n + p.rule.n_group;
+  Workspace::Scope scope(*context.workspace);
+  KOMPAKT_ASSIGN_OR_RETURN(float* const logits, context.workspace->Floats(p.tokens * n));
+  KOMPAKT_ASSIGN_OR_RETURN(float* const scores, context.workspace->Floats(context.threads * scratch));
+  const LinearParams to_logits{
+      .w = p.w, .x = p.x, .x_stride = p.w.shape.cols, .tokens = p.tokens, .y = logits, .y_stride = n};
+  KOMPAKT_RETURN_IF_ERROR(Linear(to_logits, context));
+#pragma omp parallel for num_threads(context.threads) schedule(static) if (p.tokens >= 64)
+  for (int64_t t = 0; t < p.tokens; ++t) {
+    ChooseExperts(p.rule, logits + t * n, p.bias, scores + omp_get_thread_num() * scratch, p.ids + t * k,
+                  p.weights + t * k);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Ffn(const FfnParams& p, KernelContext& context) {
+  const int64_t hidden = p.w.gate.shape.cols;
+  const int64_t inter = p.w.gate.shape.rows;
+  const PanelIsa& isa = BestPanelIsa();
+  Workspace::Scope scope(*context.workspace);
+  KOMPAKT_ASSIGN_OR_RETURN(const float** const x, RowPointers(*context.workspace, p.x, p.tokens, hidden));
+  KOMPAKT_ASSIGN_OR_RETURN(float* const act, context.workspace->Floats(p.tokens * inter));
+  KOMPAKT_ASSIGN_OR_RETURN(const float** const act_rows, RowPointers(*context.workspace, act, p.tokens, inter));
+  KOMPAKT_ASSIGN_OR_RETURN(const TaskScratch scratch, MakeScratch(p.tokens, context));
+  const int64_t row_tiles = p.w.gate.layout.row_tiles;
+  const int64_t per_task = TilesPerTask(row_tiles, context.threads);
+  const bool parallel = WorthThreads(2 * inter * hidden * p.tokens);
+#pragma omp parallel for num_threads(context.threads) schedule(dynamic) if (parallel)
+  for (int64_t first = 0; first < row_tiles; first += per_task) {
+    GateAndUp(isa, p.w, first, std::min(per_task, row_tiles - first), x, p.tokens, scratch, act);
+  }
+  return Multiply(p.w.down, act_rows, p.tokens, p.y, hidden, p.accumulate, context);
+}
+
+absl::Status ExpertFfn(const ExpertFfnParams& p, KernelContext& context) {
+  const int64_t hidden = p.experts[0].gate.shape.cols;
+  const int64_t inter = p.experts[0].gate.shape.rows;
+  const PanelIsa& isa = BestPanelIsa();
+  Workspace& workspace = *context.workspace;
+  Workspace::Scope scope(workspace);
+  KOMPAKT_ASSIGN_OR_RETURN(const ExpertPlan plan, PlanExperts(p, workspace));
+  const int64_t choices = p.tokens * p.k;
+  KOMPAKT_ASSIGN_OR_RETURN(float* const act, workspace.Floats(choices * inter));
+  KOMPAKT_ASSIGN_OR_RETURN(const float** const act_rows, RowPointers(workspace, act, choices, inter));
+  KOMPAKT_ASSIGN_OR_RETURN(const float** const x, workspace.Pointers(choices));
+  for (int64_t i = 0; i < choices; ++i) x[i] = p.x + plan.slots[i] / p.k * hidden;
+  KOMPAKT_ASSIGN_OR_RETURN(const TaskScratch scratch, MakeScratch(plan.most_tokens, context));
+
+  const int64_t inter_tiles = p.experts[0].gate.layout.row_tiles;
+  const int64_t inter_tasks = CeilDiv(inter_tiles, kGroupTiles);
+  const bool parallel = WorthThreads(inter * hidden * choices);
+#pragma omp parallel for num_threads(context.threads) schedule(dynamic) if (parallel)
+  for (int64_t task = 0; task < plan.active * inter_tasks; ++task) {
+    const int64_t i = task / inter_tasks;
+    const int64_t first = task % inter_tasks * kGroupTiles;
+    const int64_t begin = plan.slot_begin[i];
+    GateAndUp(isa, p.experts[plan.experts[i]], first, std::min(kGroupTiles, inter_tiles - first), x + begin,
+              plan.slot_begin[i + 1] - begin, scratch, act + begin * inter);
+  }
+
+  // A task owns some rows of the result for all tokens, so that every sum runs over ascending experts.
+  const int64_t hidden_tiles = p.experts[0].down.layout.row_tiles;
+  const int64_t per_task = TilesPerTask(hidden_tiles, context.threads);
+#pragma omp parallel for num_threads(context.threads) schedule(dynamic) if (parallel)
+  for (int64_t first = 0; first < hidden_tiles; first += per_task) {
+    const int64_t tiles = std::min(per_task, hidden_tiles - first);
+    const int64_t row = first * kTileRows;
+    const int64_t rows = std::min(tiles * kTileRows, hidden - row);
+    float* const c = scratch.c();
+    for (int64_t t = 0; t < p.tokens; ++t) std::fill_n(p.y + t * hidden + row, rows, 0.0f);
+    for (int64_t i = 0; i < plan.active; ++i) {
+      const int64_t begin = plan.slot_begin[i];
+      const int64_t n = plan.slot_begin[i + 1] - begin;
+      MultiplyRowTiles(isa, p.experts[plan.experts[i]].down, first, tiles, act_rows + begin, n, scratch.panel(), c,
+                       kGroupRows);
+      for (int64_t j = 0; j < n; ++j) {
+        const int32_t slot = plan.slots[begin + j];
+        const float weight = p.weights[slot];
+        float* const y = p.y + slot / p.k * hidden + row;
+        for (int64_t r = 0; r < rows; ++r) y[r] += weight * c[j * kGroupRows + r];
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace kompakt::portable
