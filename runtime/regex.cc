@@ -8,9 +8,13 @@ namespace kompakt {
 namespace {
 
 // A search may take this many steps back, plus kStepsPerByte for each byte of the text. Patterns that are linear in the
-// text stay far below; 2e8 steps take a second or two.
-constexpr unsigned long kFreeSteps = 200'000'000;
+// text stay far below; 5e7 steps take half a second.
+constexpr unsigned long kFreeSteps = 50'000'000;
 constexpr unsigned long kStepsPerByte = 64;
+
+// And remember this many places to go back to, some 30 bytes each. A greedy repetition remembers one per character.
+constexpr unsigned int kFreePlaces = 1'000'000;
+constexpr unsigned int kMostPlaces = 1'000'000'000;
 
 // Patterns of known tokenizers that take quadratic time on long runs, and what finds the same matches in linear time.
 // \s+$ (DeepSeek-V2) tries every start inside a run of white space that something else follows; but where any start in
@@ -88,6 +92,9 @@ absl::Status Regex::ForEachMatch(absl::string_view text, Scratch& scratch,
   OnigMatchParam* param = scratch.state_->param;
   if (region == nullptr || param == nullptr) return absl::ResourceExhaustedError("no memory for a pattern search");
   const unsigned long limit = kFreeSteps + kStepsPerByte * static_cast<unsigned long>(text.size());
+  const unsigned int places =
+      text.size() < kMostPlaces / 4 ? kFreePlaces + 4 * static_cast<unsigned int>(text.size()) : kMostPlaces;
+
   const auto* begin = reinterpret_cast<const OnigUChar*>(text.data());
   const OnigUChar* end = begin + text.size();
   size_t from = 0;
@@ -96,6 +103,7 @@ absl::Status Regex::ForEachMatch(absl::string_view text, Scratch& scratch,
     // Set anew for every search: on_match may have used the same scratch for another text.
     onig_set_retry_limit_in_match_of_match_param(param, limit);
     onig_set_retry_limit_in_search_of_match_param(param, limit);
+    onig_set_match_stack_limit_size_of_match_param(param, places);
     const int at = onig_search_with_param(regex_.get(), begin, end, begin + from, end, region, ONIG_OPTION_NONE, param);
     if (at == ONIG_MISMATCH) return absl::OkStatus();
     if (at == ONIGERR_MEMORY) return absl::ResourceExhaustedError("no memory for a pattern search");

@@ -36,7 +36,7 @@ class Regex {
 
   // Calls `on_match` with the byte range of every match, in order and without overlap; an empty match at the end of
   // the match before is passed over. `text` must be well-formed UTF-8. Look-around sees `text` and nothing beyond.
-  // kUnimplemented: the pattern backtracks too much on this text (more than some hundred million steps).
+  // kUnimplemented: the pattern backtracks too much on this text: tens of millions of steps, or stack without end.
   absl::Status ForEachMatch(absl::string_view text, Scratch& scratch,
                             absl::FunctionRef<absl::Status(size_t begin, size_t end)> on_match) const;
 

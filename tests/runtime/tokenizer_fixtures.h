@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -12,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/byte_level.h"
 #include "runtime/tokenizer.h"
 #include "runtime/utf8.h"
 
@@ -45,6 +48,30 @@ inline ModelAssets AssetsOf(const std::vector<std::pair<std::string, std::string
     file->set_content(content);
   }
   return assets;
+}
+
+// A tokenizer.json whose vocabulary is the 256 bytes (id = byte) and no merges, with this pre-tokenizer.
+inline nlohmann::json ByteTokenizerJson(const nlohmann::json& pre_tokenizer) {
+  nlohmann::json vocab;
+  for (int byte = 0; byte < 256; ++byte) vocab[ByteLevelCharacter(static_cast<uint8_t>(byte))] = byte;
+  return {{"added_tokens", nlohmann::json::array()},
+          {"normalizer", nullptr},
+          {"pre_tokenizer", pre_tokenizer},
+          {"decoder", {{"type", "ByteLevel"}}},
+          {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", nlohmann::json::array()}}}};
+}
+
+inline nlohmann::json ByteLevelStep(bool add_prefix_space = false, bool use_regex = false) {
+  return {{"type", "ByteLevel"}, {"add_prefix_space", add_prefix_space}, {"use_regex", use_regex}};
+}
+
+inline nlohmann::json SplitStep(const std::string& regex, const std::string& behavior = "Isolated",
+                                bool invert = false) {
+  return {{"type", "Split"}, {"pattern", {{"Regex", regex}}}, {"behavior", behavior}, {"invert", invert}};
+}
+
+inline nlohmann::json SequenceOf(const std::vector<nlohmann::json>& steps) {
+  return {{"type", "Sequence"}, {"pretokenizers", steps}};
 }
 
 inline std::unique_ptr<Tokenizer> TokenizerOf(const std::string& tokenizer_json) {
