@@ -21,14 +21,36 @@
 #include "format/block_format.h"
 #include "kernels/latent_cache.h"
 #include "kernels/router.h"
+#include "kernels/thread_team.h"
 #include "kernels/workspace.h"
 
 namespace kompakt {
 
 // What a call may use. One context serves one call at a time.
 struct KernelContext {
-  int threads = 1;
+  ThreadTeam* team = nullptr;  // null: the calling thread only
   Workspace* workspace = nullptr;
+
+  int threads() const { return team == nullptr ? 1 : team->threads(); }
+
+  // body(task, thread) for every task; see ThreadTeam::Run. With `parallel` false all of them on the calling thread.
+  template <typename Body>
+  void Run(int64_t tasks, const Body& body, bool parallel = true) const {
+    if (team != nullptr && parallel) {
+      team->Run(tasks, body);
+    } else {
+      for (int64_t task = 0; task < tasks; ++task) body(task, 0);
+    }
+  }
+
+  // body(begin, end, thread) for [0, n) cut into pieces of `piece`.
+  template <typename Body>
+  void RunPieces(int64_t n, int64_t piece, const Body& body) const {
+    Run((n + piece - 1) / piece, [&](int64_t task, int thread) {
+      const int64_t begin = task * piece;
+      body(begin, begin + piece < n ? begin + piece : n, thread);
+    });
+  }
 };
 
 // y[t] = row ids[t] of the table.

@@ -23,7 +23,8 @@ class CpuSession : public Session {
         max_tokens_(max_tokens),
         cache_(std::move(cache)),
         activations_(std::move(activations)),
-        context_{.threads = model_->options().threads, .workspace = &workspace_} {}
+        team_(model_->options().threads),
+        context_{.team = &team_, .workspace = &workspace_} {}
 
   const Model& model() const override { return *model_; }
   int64_t position() const override { return position_; }
@@ -66,6 +67,7 @@ class CpuSession : public Session {
   AlignedBuffer cache_;  // [layer][max_tokens] rows
   Activations activations_;
   Workspace workspace_;
+  ThreadTeam team_;
   KernelContext context_;
 };
 

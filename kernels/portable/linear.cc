@@ -1,5 +1,3 @@
-#include <omp.h>
-
 #include <algorithm>
 
 #include "format/status.h"
@@ -17,14 +15,14 @@ struct TaskScratch {
   int64_t floats = 0;
   int64_t tokens = 0;
 
-  float* panel() const { return base + omp_get_thread_num() * floats; }
-  float* c() const { return panel() + kPanelFloats; }
-  float* c2() const { return c() + tokens * kGroupRows; }
+  float* panel(int thread) const { return base + thread * floats; }
+  float* c(int thread) const { return panel(thread) + kPanelFloats; }
+  float* c2(int thread) const { return c(thread) + tokens * kGroupRows; }
 };
 
 absl::StatusOr<TaskScratch> MakeScratch(int64_t tokens, KernelContext& context) {
   TaskScratch s{.floats = kPanelFloats + 2 * tokens * kGroupRows, .tokens = tokens};
-  KOMPAKT_ASSIGN_OR_RETURN(s.base, context.workspace->Floats(context.threads * s.floats));
+  KOMPAKT_ASSIGN_OR_RETURN(s.base, context.workspace->Floats(context.threads() * s.floats));
   return s;
 }
 
@@ -34,38 +32,41 @@ absl::Status Multiply(const MatrixView& w, const float* const* x, int64_t tokens
   const PanelIsa& isa = BestPanelIsa();
   Workspace::Scope scope(*context.workspace);
   KOMPAKT_ASSIGN_OR_RETURN(const TaskScratch scratch, MakeScratch(tokens, context));
-  const int64_t per_task = TilesPerTask(w.layout.row_tiles, context.threads);
+  const int64_t per_task = TilesPerTask(w.layout.row_tiles, context.threads());
   const bool parallel = WorthThreads(w.shape.rows * w.shape.cols * tokens);
-#pragma omp parallel for num_threads(context.threads) schedule(dynamic) if (parallel)
-  for (int64_t first = 0; first < w.layout.row_tiles; first += per_task) {
-    const int64_t tiles = std::min(per_task, w.layout.row_tiles - first);
-    const int64_t row = first * kTileRows;
-    const int64_t rows = std::min(tiles * kTileRows, w.shape.rows - row);
-    float* const c = scratch.c();
-    MultiplyRowTiles(isa, w, first, tiles, x, tokens, scratch.panel(), c, kGroupRows);
-    for (int64_t t = 0; t < tokens; ++t) {
-      float* const out = y + t * y_stride + row;
-      const float* const in = c + t * kGroupRows;
-      if (accumulate) {
-        for (int64_t r = 0; r < rows; ++r) out[r] += in[r];
-      } else {
-        std::copy(in, in + rows, out);
-      }
-    }
-  }
+  context.Run(
+      CeilDiv(w.layout.row_tiles, per_task),
+      [&](int64_t task, int thread) {
+        const int64_t first = task * per_task;
+        const int64_t tiles = std::min(per_task, w.layout.row_tiles - first);
+        const int64_t row = first * kTileRows;
+        const int64_t rows = std::min(tiles * kTileRows, w.shape.rows - row);
+        float* const c = scratch.c(thread);
+        MultiplyRowTiles(isa, w, first, tiles, x, tokens, scratch.panel(thread), c, kGroupRows);
+        for (int64_t t = 0; t < tokens; ++t) {
+          float* const out = y + t * y_stride + row;
+          const float* const in = c + t * kGroupRows;
+          if (accumulate) {
+            for (int64_t r = 0; r < rows; ++r) out[r] += in[r];
+          } else {
+            std::copy(in, in + rows, out);
+          }
+        }
+      },
+      parallel);
   return absl::OkStatus();
 }
 
 // act[t] = silu(gate x[t]) * (up x[t]) for rows of the given tiles. act: [tokens, inter].
 void GateAndUp(const PanelIsa& isa, const FfnWeights& w, int64_t first, int64_t tiles, const float* const* x,
-               int64_t tokens, const TaskScratch& scratch, float* act) {
+               int64_t tokens, const TaskScratch& scratch, int thread, float* act) {
   const int64_t inter = w.gate.shape.rows;
   const int64_t row = first * kTileRows;
   const int64_t rows = std::min(tiles * kTileRows, inter - row);
-  float* const gate = scratch.c();
-  float* const up = scratch.c2();
-  MultiplyRowTiles(isa, w.gate, first, tiles, x, tokens, scratch.panel(), gate, kGroupRows);
-  MultiplyRowTiles(isa, w.up, first, tiles, x, tokens, scratch.panel(), up, kGroupRows);
+  float* const gate = scratch.c(thread);
+  float* const up = scratch.c2(thread);
+  MultiplyRowTiles(isa, w.gate, first, tiles, x, tokens, scratch.panel(thread), gate, kGroupRows);
+  MultiplyRowTiles(isa, w.up, first, tiles, x, tokens, scratch.panel(thread), up, kGroupRows);
   for (int64_t t = 0; t < tokens; ++t) {
     isa.silu_times(gate + t * kGroupRows, up + t * kGroupRows, tiles * kTileRows);
     std::copy(gate + t * kGroupRows, gate + t * kGroupRows + rows, act + t * inter + row);
@@ -119,15 +120,15 @@ absl::Status Route(const RouteParams& p, KernelContext& context) {
   const int64_t scratch = 2 * n + p.rule.n_group;
   Workspace::Scope scope(*context.workspace);
   KOMPAKT_ASSIGN_OR_RETURN(float* const logits, context.workspace->Floats(p.tokens * n));
-  KOMPAKT_ASSIGN_OR_RETURN(float* const scores, context.workspace->Floats(context.threads * scratch));
+  KOMPAKT_ASSIGN_OR_RETURN(float* const scores, context.workspace->Floats(context.threads() * scratch));
   const LinearParams to_logits{
       .w = p.w, .x = p.x, .x_stride = p.w.shape.cols, .tokens = p.tokens, .y = logits, .y_stride = n};
   KOMPAKT_RETURN_IF_ERROR(Linear(to_logits, context));
-#pragma omp parallel for num_threads(context.threads) schedule(static) if (p.tokens >= 64)
-  for (int64_t t = 0; t < p.tokens; ++t) {
-    ChooseExperts(p.rule, logits + t * n, p.bias, scores + omp_get_thread_num() * scratch, p.ids + t * k,
-                  p.weights + t * k);
-  }
+  context.RunPieces(p.tokens, 64, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t t = begin; t < end; ++t) {
+      ChooseExperts(p.rule, logits + t * n, p.bias, scores + thread * scratch, p.ids + t * k, p.weights + t * k);
+    }
+  });
   return absl::OkStatus();
 }
 
@@ -141,12 +142,15 @@ absl::Status Ffn(const FfnParams& p, KernelContext& context) {
   KOMPAKT_ASSIGN_OR_RETURN(const float** const act_rows, RowPointers(*context.workspace, act, p.tokens, inter));
   KOMPAKT_ASSIGN_OR_RETURN(const TaskScratch scratch, MakeScratch(p.tokens, context));
   const int64_t row_tiles = p.w.gate.layout.row_tiles;
-  const int64_t per_task = TilesPerTask(row_tiles, context.threads);
+  const int64_t per_task = TilesPerTask(row_tiles, context.threads());
   const bool parallel = WorthThreads(2 * inter * hidden * p.tokens);
-#pragma omp parallel for num_threads(context.threads) schedule(dynamic) if (parallel)
-  for (int64_t first = 0; first < row_tiles; first += per_task) {
-    GateAndUp(isa, p.w, first, std::min(per_task, row_tiles - first), x, p.tokens, scratch, act);
-  }
+  context.Run(
+      CeilDiv(row_tiles, per_task),
+      [&](int64_t task, int thread) {
+        const int64_t first = task * per_task;
+        GateAndUp(isa, p.w, first, std::min(per_task, row_tiles - first), x, p.tokens, scratch, thread, act);
+      },
+      parallel);
   return Multiply(p.w.down, act_rows, p.tokens, p.y, hidden, p.accumulate, context);
 }
 
@@ -167,38 +171,43 @@ absl::Status ExpertFfn(const ExpertFfnParams& p, KernelContext& context) {
   const int64_t inter_tiles = p.experts[0].gate.layout.row_tiles;
   const int64_t inter_tasks = CeilDiv(inter_tiles, kGroupTiles);
   const bool parallel = WorthThreads(inter * hidden * choices);
-#pragma omp parallel for num_threads(context.threads) schedule(dynamic) if (parallel)
-  for (int64_t task = 0; task < plan.active * inter_tasks; ++task) {
-    const int64_t i = task / inter_tasks;
-    const int64_t first = task % inter_tasks * kGroupTiles;
-    const int64_t begin = plan.slot_begin[i];
-    GateAndUp(isa, p.experts[plan.experts[i]], first, std::min(kGroupTiles, inter_tiles - first), x + begin,
-              plan.slot_begin[i + 1] - begin, scratch, act + begin * inter);
-  }
+  context.Run(
+      plan.active * inter_tasks,
+      [&](int64_t task, int thread) {
+        const int64_t i = task / inter_tasks;
+        const int64_t first = task % inter_tasks * kGroupTiles;
+        const int64_t begin = plan.slot_begin[i];
+        GateAndUp(isa, p.experts[plan.experts[i]], first, std::min(kGroupTiles, inter_tiles - first), x + begin,
+                  plan.slot_begin[i + 1] - begin, scratch, thread, act + begin * inter);
+      },
+      parallel);
 
   // A task owns some rows of the result for all tokens, so that every sum runs over ascending experts.
   const int64_t hidden_tiles = p.experts[0].down.layout.row_tiles;
-  const int64_t per_task = TilesPerTask(hidden_tiles, context.threads);
-#pragma omp parallel for num_threads(context.threads) schedule(dynamic) if (parallel)
-  for (int64_t first = 0; first < hidden_tiles; first += per_task) {
-    const int64_t tiles = std::min(per_task, hidden_tiles - first);
-    const int64_t row = first * kTileRows;
-    const int64_t rows = std::min(tiles * kTileRows, hidden - row);
-    float* const c = scratch.c();
-    for (int64_t t = 0; t < p.tokens; ++t) std::fill_n(p.y + t * hidden + row, rows, 0.0f);
-    for (int64_t i = 0; i < plan.active; ++i) {
-      const int64_t begin = plan.slot_begin[i];
-      const int64_t n = plan.slot_begin[i + 1] - begin;
-      MultiplyRowTiles(isa, p.experts[plan.experts[i]].down, first, tiles, act_rows + begin, n, scratch.panel(), c,
-                       kGroupRows);
-      for (int64_t j = 0; j < n; ++j) {
-        const int32_t slot = plan.slots[begin + j];
-        const float weight = p.weights[slot];
-        float* const y = p.y + slot / p.k * hidden + row;
-        for (int64_t r = 0; r < rows; ++r) y[r] += weight * c[j * kGroupRows + r];
-      }
-    }
-  }
+  const int64_t per_task = TilesPerTask(hidden_tiles, context.threads());
+  context.Run(
+      CeilDiv(hidden_tiles, per_task),
+      [&](int64_t task, int thread) {
+        const int64_t first = task * per_task;
+        const int64_t tiles = std::min(per_task, hidden_tiles - first);
+        const int64_t row = first * kTileRows;
+        const int64_t rows = std::min(tiles * kTileRows, hidden - row);
+        float* const c = scratch.c(thread);
+        for (int64_t t = 0; t < p.tokens; ++t) std::fill_n(p.y + t * hidden + row, rows, 0.0f);
+        for (int64_t i = 0; i < plan.active; ++i) {
+          const int64_t begin = plan.slot_begin[i];
+          const int64_t n = plan.slot_begin[i + 1] - begin;
+          MultiplyRowTiles(isa, p.experts[plan.experts[i]].down, first, tiles, act_rows + begin, n,
+                           scratch.panel(thread), c, kGroupRows);
+          for (int64_t j = 0; j < n; ++j) {
+            const int32_t slot = plan.slots[begin + j];
+            const float weight = p.weights[slot];
+            float* const y = p.y + slot / p.k * hidden + row;
+            for (int64_t r = 0; r < rows; ++r) y[r] += weight * c[j * kGroupRows + r];
+          }
+        }
+      },
+      parallel);
   return absl::OkStatus();
 }
 

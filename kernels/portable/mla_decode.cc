@@ -1,8 +1,6 @@
 // The absorbed form. Three steps: queries into the latent space, per head; attention over the cache, split into parts
 // of fixed rows so that threads have work whatever the number of heads; the parts merged and brought out of the latent
 // space, per head. A part takes all heads together, because they share the cache rows.
-#include <omp.h>
-
 #include <algorithm>
 #include <limits>
 
@@ -196,31 +194,37 @@ absl::Status RunJob(Job job, KernelContext& context) {
   const int64_t head_floats = 2 * head_pad * cols + kTokensAtOnce * (job.rank_pad + head_pad);
   const int64_t part_floats = kCacheBlock * (kQueryTile + 2 * width + job.rank_pad);
   const int64_t floats = CeilDiv(std::max(head_floats, part_floats), kTileRows) * kTileRows;
-  KOMPAKT_ASSIGN_OR_RETURN(float* const base, workspace.Floats(context.threads * floats));
+  KOMPAKT_ASSIGN_OR_RETURN(float* const base, workspace.Floats(context.threads() * floats));
 
   const bool parallel_heads = WorthThreads(p.heads * head_pad * p.cache.rank);
-#pragma omp parallel for num_threads(context.threads) schedule(dynamic) if (parallel_heads)
-  for (int64_t head = 0; head < p.heads; ++head) {
-    float* const weights = base + omp_get_thread_num() * floats;
-    AbsorbQueries(job, head, weights, weights + head_pad * cols);
-  }
+  context.Run(
+      p.heads,
+      [&](int64_t head, int thread) {
+        float* const weights = base + thread * floats;
+        AbsorbQueries(job, head, weights, weights + head_pad * cols);
+      },
+      parallel_heads);
   // Rows are parted too where the cache alone would leave threads idle; each piece transposes the cache for itself.
   const int64_t row_tiles = CeilDiv(job.rows, kQueryTile);
-  const int64_t pieces = std::clamp<int64_t>(CeilDiv(context.threads, job.parts), 1, row_tiles);
+  const int64_t pieces = std::clamp<int64_t>(CeilDiv(context.threads(), job.parts), 1, row_tiles);
   const int64_t rows_per_piece = CeilDiv(row_tiles, pieces) * kQueryTile;
   const bool parallel_parts = WorthThreads(job.rows * (p.position + job.token) * 2 * width);
-#pragma omp parallel for num_threads(context.threads) schedule(dynamic) if (parallel_parts)
-  for (int64_t task = 0; task < job.parts * pieces; ++task) {
-    const int64_t row = task % pieces * rows_per_piece;
-    const int64_t row_end = std::min(job.rows, row + rows_per_piece);
-    if (row < row_end) AttendPart(job, task / pieces, row, row_end, base + omp_get_thread_num() * floats);
-  }
-#pragma omp parallel for num_threads(context.threads) schedule(dynamic) if (parallel_heads)
-  for (int64_t head = 0; head < p.heads; ++head) {
-    float* const panels = base + omp_get_thread_num() * floats;
-    float* const merged = panels + head_pad * cols;
-    MergeHead(job, head, merged, panels, merged + kTokensAtOnce * job.rank_pad);
-  }
+  context.Run(
+      job.parts * pieces,
+      [&](int64_t task, int thread) {
+        const int64_t row = task % pieces * rows_per_piece;
+        const int64_t row_end = std::min(job.rows, row + rows_per_piece);
+        if (row < row_end) AttendPart(job, task / pieces, row, row_end, base + thread * floats);
+      },
+      parallel_parts);
+  context.Run(
+      p.heads,
+      [&](int64_t head, int thread) {
+        float* const panels = base + thread * floats;
+        float* const merged = panels + head_pad * cols;
+        MergeHead(job, head, merged, panels, merged + kTokensAtOnce * job.rank_pad);
+      },
+      parallel_heads);
   return absl::OkStatus();
 }
 

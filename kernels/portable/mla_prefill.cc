@@ -1,8 +1,6 @@
 // The plain form, one head at a time: keys and values of a block of cached rows are decompressed and every query that
 // sees them takes one step of its online softmax. Blocks begin at multiples of kCacheBlock in the timeline, so a query
 // meets the same blocks however the text was cut.
-#include <omp.h>
-
 #include <algorithm>
 #include <limits>
 
@@ -169,22 +167,21 @@ void PrefillHead(const PanelIsa& isa, const MlaParams& p, const Shape& s, const 
 absl::Status MlaPrefill(const MlaParams& p, KernelContext& context) {
   const PanelIsa& isa = BestPanelIsa();
   // Queries are parted where heads alone would leave threads idle; each part decompresses for itself.
-  const int64_t wanted_parts = CeilDiv(2 * context.threads, p.heads);
-  const int64_t parts = p.heads >= context.threads && p.heads % context.threads == 0
+  const int64_t wanted_parts = CeilDiv(2 * context.threads(), p.heads);
+  const int64_t parts = p.heads >= context.threads() && p.heads % context.threads() == 0
                             ? 1
                             : std::clamp<int64_t>(wanted_parts, 1, CeilDiv(p.tokens, kCacheBlock));
   const int64_t per_part = CeilDiv(p.tokens, parts);
   const Shape shape(p, per_part);
   const int64_t floats = CeilDiv(shape.floats(p), kTileRows) * kTileRows;
   Workspace::Scope scope(*context.workspace);
-  KOMPAKT_ASSIGN_OR_RETURN(float* const base, context.workspace->Floats(context.threads * floats));
-#pragma omp parallel for num_threads(context.threads) schedule(dynamic)
-  for (int64_t task = 0; task < p.heads * parts; ++task) {
-    const Scratch scratch(p, shape, base + omp_get_thread_num() * floats);
+  KOMPAKT_ASSIGN_OR_RETURN(float* const base, context.workspace->Floats(context.threads() * floats));
+  context.Run(p.heads * parts, [&](int64_t task, int thread) {
+    const Scratch scratch(p, shape, base + thread * floats);
     const int64_t t_begin = task % parts * per_part;
     const int64_t t_end = std::min(p.tokens, t_begin + per_part);
     if (t_begin < t_end) PrefillHead(isa, p, shape, scratch, task / parts, t_begin, t_end);
-  }
+  });
   return absl::OkStatus();
 }
 

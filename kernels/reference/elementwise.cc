@@ -1,6 +1,5 @@
-#include <omp.h>
-
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 
@@ -10,8 +9,9 @@
 namespace kompakt::reference {
 namespace {
 
-// Values per piece of a flat array: large enough to be worth a thread.
-constexpr int64_t kPiece = 16384;
+// Values and tokens per task: enough to be worth a thread.
+constexpr int64_t kValues = 32768;
+constexpr int64_t kTokens = 8;
 
 void NormRow(const float* x, const float* weight, double eps, int64_t width, float* y) {
   double sum = 0;
@@ -36,35 +36,38 @@ void RotateRow(const float* cos_sin, int64_t dim, float* x) {
 absl::Status Embed(const EmbedParams& p, KernelContext& context) {
   const MatrixView& table = p.table;
   const int64_t width = table.shape.cols;
-#pragma omp parallel for num_threads(context.threads) schedule(static) if (p.tokens > 1)
-  for (int64_t t = 0; t < p.tokens; ++t) {
-    const int64_t row_tile = p.ids[t] / kTileRows;
+  context.RunPieces(p.tokens, kTokens, [&](int64_t begin, int64_t end, int) {
     DecodedTile decoded;
-    for (int64_t c = 0; c < table.layout.col_tiles; ++c) {
-      table.format->decode_tile(table.tile(row_tile, c), table.side(row_tile, c), &decoded);
-      const int64_t n = std::min(kTileCols, width - c * kTileCols);
-      std::memcpy(p.y + t * width + c * kTileCols, decoded.w[p.ids[t] % kTileRows],
-                  static_cast<size_t>(n) * sizeof(float));
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t row_tile = p.ids[t] / kTileRows;
+      for (int64_t c = 0; c < table.layout.col_tiles; ++c) {
+        table.format->decode_tile(table.tile(row_tile, c), table.side(row_tile, c), &decoded);
+        const int64_t n = std::min(kTileCols, width - c * kTileCols);
+        std::memcpy(p.y + t * width + c * kTileCols, decoded.w[p.ids[t] % kTileRows],
+                    static_cast<size_t>(n) * sizeof(float));
+      }
     }
-  }
+  });
   return absl::OkStatus();
 }
 
 absl::Status RmsNorm(const RmsNormParams& p, KernelContext& context) {
-#pragma omp parallel for num_threads(context.threads) schedule(static) if (p.tokens > 1)
-  for (int64_t t = 0; t < p.tokens; ++t) {
-    NormRow(p.x + t * p.x_stride, p.weight, p.eps, p.width, p.y + t * p.y_stride);
-  }
+  context.RunPieces(p.tokens, kTokens, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      NormRow(p.x + t * p.x_stride, p.weight, p.eps, p.width, p.y + t * p.y_stride);
+    }
+  });
   return absl::OkStatus();
 }
 
 absl::Status Rope(const RopeParams& p, KernelContext& context) {
-#pragma omp parallel for num_threads(context.threads) schedule(static) if (p.tokens > 1)
-  for (int64_t t = 0; t < p.tokens; ++t) {
-    for (int64_t h = 0; h < p.heads; ++h) {
-      RotateRow(p.cos_sin + t * p.dim, p.dim, p.x + t * p.x_stride + h * p.head_stride);
+  context.RunPieces(p.tokens, kTokens, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      for (int64_t h = 0; h < p.heads; ++h) {
+        RotateRow(p.cos_sin + t * p.dim, p.dim, p.x + t * p.x_stride + h * p.head_stride);
+      }
     }
-  }
+  });
   return absl::OkStatus();
 }
 
@@ -72,36 +75,36 @@ absl::Status LatentAppend(const LatentAppendParams& p, KernelContext& context) {
   const int64_t rank = p.cache.rank;
   const int64_t width = p.cache.width();
   Workspace::Scope scope(*context.workspace);
-  KOMPAKT_ASSIGN_OR_RETURN(float* const rows, context.workspace->Floats(context.threads * width));
-#pragma omp parallel for num_threads(context.threads) schedule(static) if (p.tokens > 1)
-  for (int64_t t = 0; t < p.tokens; ++t) {
-    float* const row = rows + omp_get_thread_num() * width;
-    const float* const a = p.a + t * width;
-    NormRow(a, p.norm_weight, p.eps, rank, row);
-    std::memcpy(row + rank, a + rank, static_cast<size_t>(p.cache.rope) * sizeof(float));
-    RotateRow(p.cos_sin + t * p.cache.rope, p.cache.rope, row + rank);
-    StoreLatentRow(p.cache, p.position + t, row);
-  }
+  KOMPAKT_ASSIGN_OR_RETURN(float* const rows, context.workspace->Floats(context.threads() * width));
+  context.RunPieces(p.tokens, kTokens, [&](int64_t begin, int64_t end, int thread) {
+    float* const row = rows + thread * width;
+    for (int64_t t = begin; t < end; ++t) {
+      const float* const a = p.a + t * width;
+      NormRow(a, p.norm_weight, p.eps, rank, row);
+      std::memcpy(row + rank, a + rank, static_cast<size_t>(p.cache.rope) * sizeof(float));
+      RotateRow(p.cos_sin + t * p.cache.rope, p.cache.rope, row + rank);
+      StoreLatentRow(p.cache, p.position + t, row);
+    }
+  });
   return absl::OkStatus();
 }
 
 absl::Status Add(const AddParams& p, KernelContext& context) {
-#pragma omp parallel for num_threads(context.threads) schedule(static) if (p.n >= 2 * kPiece)
-  for (int64_t i = 0; i < p.n; ++i) p.y[i] += p.x[i];
+  context.RunPieces(p.n, kValues, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) p.y[i] += p.x[i];
+  });
   return absl::OkStatus();
 }
 
 absl::Status AllFinite(const FiniteParams& p, KernelContext& context) {
-  bool finite = true;
-#pragma omp parallel for num_threads(context.threads) schedule(static) reduction(&& : finite) if (p.n >= 2 * kPiece)
-  for (int64_t piece = 0; piece < (p.n + kPiece - 1) / kPiece; ++piece) {
+  std::atomic<bool> finite = true;
+  context.RunPieces(p.n, kValues, [&](int64_t begin, int64_t end, int) {
     // 0 * x is NaN for NaN and infinity, and a sum keeps a NaN.
     float sum = 0;
-    const int64_t end = std::min(p.n, (piece + 1) * kPiece);
-    for (int64_t i = piece * kPiece; i < end; ++i) sum += 0.0f * p.x[i];
-    finite = finite && sum == 0.0f;
-  }
-  *p.finite = finite;
+    for (int64_t i = begin; i < end; ++i) sum += 0.0f * p.x[i];
+    if (sum != 0.0f) finite.store(false, std::memory_order_relaxed);
+  });
+  *p.finite = finite.load();
   return absl::OkStatus();
 }
 

@@ -1,5 +1,3 @@
-#include <omp.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -35,19 +33,18 @@ absl::Status Linear(const LinearParams& p, KernelContext& context) {
   const int64_t rows = p.w.shape.rows;
   const int64_t cols = p.w.shape.cols;
   Workspace::Scope scope(*context.workspace);
-  KOMPAKT_ASSIGN_OR_RETURN(float* const scratch, context.workspace->Floats(context.threads * kTileRows * cols));
-#pragma omp parallel for num_threads(context.threads) schedule(static)
-  for (int64_t row_tile = 0; row_tile < p.w.layout.row_tiles; ++row_tile) {
+  KOMPAKT_ASSIGN_OR_RETURN(float* const scratch, context.workspace->Floats(context.threads() * kTileRows * cols));
+  context.Run(p.w.layout.row_tiles, [&](int64_t row_tile, int thread) {
     const int64_t begin = row_tile * kTileRows;
     const int64_t end = std::min(rows, begin + kTileRows);
-    float* const w = scratch + omp_get_thread_num() * kTileRows * cols;
+    float* const w = scratch + thread * kTileRows * cols;
     DecodeRows(p.w, begin, end, absl::MakeSpan(w, static_cast<size_t>((end - begin) * cols)));
     for (int64_t t = 0; t < p.tokens; ++t) {
       for (int64_t r = begin; r < end; ++r) {
         p.y[t * p.y_stride + r] = static_cast<float>(Dot(p.x + t * p.x_stride, w + (r - begin) * cols, cols));
       }
     }
-  }
+  });
   return absl::OkStatus();
 }
 

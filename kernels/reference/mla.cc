@@ -1,5 +1,3 @@
-#include <omp.h>
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -133,20 +131,19 @@ absl::Status MlaPrefill(const MlaParams& p, KernelContext& context) {
   const int64_t floats = head_rows * p.cache.rank + kBlock * (p.cache.width() + head_rows);
   const int64_t doubles = p.tokens * (2 + p.value_dim);
   Workspace::Scope scope(*context.workspace);
-  KOMPAKT_ASSIGN_OR_RETURN(float* const f, context.workspace->Floats(context.threads * floats));
-  KOMPAKT_ASSIGN_OR_RETURN(double* const d, context.workspace->Doubles(context.threads * doubles));
-#pragma omp parallel for num_threads(context.threads) schedule(dynamic)
-  for (int64_t head = 0; head < p.heads; ++head) {
+  KOMPAKT_ASSIGN_OR_RETURN(float* const f, context.workspace->Floats(context.threads() * floats));
+  KOMPAKT_ASSIGN_OR_RETURN(double* const d, context.workspace->Doubles(context.threads() * doubles));
+  context.Run(p.heads, [&](int64_t head, int thread) {
     HeadScratch s{};
-    s.weights = f + omp_get_thread_num() * floats;
+    s.weights = f + thread * floats;
     s.rows = s.weights + head_rows * p.cache.rank;
     s.keys = s.rows + kBlock * p.cache.width();
     s.values = s.keys + kBlock * p.nope_dim;
-    s.largest = d + omp_get_thread_num() * doubles;
+    s.largest = d + thread * doubles;
     s.sum = s.largest + p.tokens;
     s.mean = s.sum + p.tokens;
     PrefillHead(p, s, head);
-  }
+  });
   return absl::OkStatus();
 }
 
@@ -155,17 +152,16 @@ absl::Status MlaDecode(const MlaParams& p, KernelContext& context) {
   const int64_t floats = (p.nope_dim + p.value_dim) * rank + p.cache.width() + rank;
   const int64_t doubles = rank + p.position + p.tokens;
   Workspace::Scope scope(*context.workspace);
-  KOMPAKT_ASSIGN_OR_RETURN(float* const f, context.workspace->Floats(context.threads * floats));
-  KOMPAKT_ASSIGN_OR_RETURN(double* const d, context.workspace->Doubles(context.threads * doubles));
-#pragma omp parallel for num_threads(context.threads) schedule(dynamic)
-  for (int64_t head = 0; head < p.heads; ++head) {
-    float* const weights = f + omp_get_thread_num() * floats;
+  KOMPAKT_ASSIGN_OR_RETURN(float* const f, context.workspace->Floats(context.threads() * floats));
+  KOMPAKT_ASSIGN_OR_RETURN(double* const d, context.workspace->Doubles(context.threads() * doubles));
+  context.Run(p.heads, [&](int64_t head, int thread) {
+    float* const weights = f + thread * floats;
     float* const row = weights + (p.nope_dim + p.value_dim) * rank;
-    double* const mean = d + omp_get_thread_num() * doubles;
+    double* const mean = d + thread * doubles;
     for (int64_t t = 0; t < p.tokens; ++t) {
       DecodeHead(p, t, head, weights, row, row + p.cache.width(), mean, mean + rank);
     }
-  }
+  });
   return absl::OkStatus();
 }
 

@@ -15,7 +15,8 @@ class EverySet : public testing::TestWithParam<const KernelSet*> {
  protected:
   const KernelSet& set() const { return *GetParam(); }
   Workspace workspace_;
-  KernelContext context_{.threads = 2, .workspace = &workspace_};
+  ThreadTeam team_{2};
+  KernelContext context_{.team = &team_, .workspace = &workspace_};
 };
 
 INSTANTIATE_TEST_SUITE_P(Kernels, EverySet, testing::ValuesIn(AllKernelSets().begin(), AllKernelSets().end()),

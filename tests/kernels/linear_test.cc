@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <set>
 #include <string>
 
@@ -37,7 +38,10 @@ double Tolerance(const Expected& e, int64_t n) {
 class EveryKernelSet : public testing::TestWithParam<const KernelSet*> {
  protected:
   const KernelSet& set() const { return *GetParam(); }
-  KernelContext context(int threads = 2) { return KernelContext{.threads = threads, .workspace = &workspace_}; }
+  KernelContext context(int threads = 2) {
+    team_ = std::make_unique<ThreadTeam>(threads);
+    return KernelContext{.team = team_.get(), .workspace = &workspace_};
+  }
 
   std::vector<float> RunLinear(const MatrixView& w, const std::vector<float>& x, int64_t tokens, int threads = 2) {
     std::vector<float> y(static_cast<size_t>(tokens * w.shape.rows), std::nanf(""));
@@ -64,6 +68,7 @@ class EveryKernelSet : public testing::TestWithParam<const KernelSet*> {
   }
 
   Workspace workspace_;
+  std::unique_ptr<ThreadTeam> team_;
 };
 
 INSTANTIATE_TEST_SUITE_P(Kernels, EveryKernelSet, testing::ValuesIn(AllKernelSets().begin(), AllKernelSets().end()),

@@ -103,7 +103,8 @@ class EveryAttention : public testing::TestWithParam<const KernelSet*> {
  protected:
   std::vector<float> Run(const Case& c, bool absorbed, int threads = 2) {
     std::vector<float> y(static_cast<size_t>(c.tokens * c.shape.heads * c.shape.value), std::nanf(""));
-    KernelContext context{.threads = threads, .workspace = &workspace_};
+    ThreadTeam team(threads);
+    KernelContext context{.team = &team, .workspace = &workspace_};
     const MlaParams p{.heads = c.shape.heads,
                       .nope_dim = c.shape.nope,
                       .rope_dim = c.shape.rope,
