@@ -69,12 +69,18 @@ class Checkpoint : public TensorSource {
   }
 
   absl::StatusOr<std::vector<SourceFile>> HashFiles(int threads) const override {
-    std::vector<std::string> names(shards_.file_names().begin(), shards_.file_names().end());
-    for (const AssetFile& file : assets_.assets.files()) names.push_back(file.name());
-    return HashFolderFiles(folder_, std::move(names), threads);
+    return HashFolderFiles(folder_, FileNames(), threads);
   }
 
+  absl::StatusOr<std::vector<SourceFile>> ListFiles() const override { return ListFolderFiles(folder_, FileNames()); }
+
  private:
+  std::vector<std::string> FileNames() const {
+    std::vector<std::string> names(shards_.file_names().begin(), shards_.file_names().end());
+    for (const AssetFile& file : assets_.assets.files()) names.push_back(file.name());
+    return names;
+  }
+
   absl::StatusOr<size_t> IndexOf(const TensorInfo& tensor) const {
     const int64_t index = schema_.Find(tensor.role, tensor.layer, tensor.expert);
     if (index < 0) return UsageError("the model has no tensor ", tensor.Name());

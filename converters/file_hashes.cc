@@ -66,4 +66,16 @@ absl::StatusOr<std::vector<SourceFile>> HashFolderFiles(const std::string& folde
   return files;
 }
 
+absl::StatusOr<std::vector<SourceFile>> ListFolderFiles(const std::string& folder, std::vector<std::string> names) {
+  std::sort(names.begin(), names.end());
+  std::vector<SourceFile> files;
+  for (const std::string& name : names) {
+    KOMPAKT_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(JoinPath(folder, name)));
+    SourceFile& source = files.emplace_back();
+    source.set_name(name);
+    source.set_bytes(file.size_bytes());
+  }
+  return files;
+}
+
 }  // namespace kompakt

@@ -13,4 +13,7 @@ namespace kompakt {
 absl::StatusOr<std::vector<SourceFile>> HashFolderFiles(const std::string& folder, std::vector<std::string> names,
                                                         int threads);
 
+// The same without reading them: names and sizes only.
+absl::StatusOr<std::vector<SourceFile>> ListFolderFiles(const std::string& folder, std::vector<std::string> names);
+
 }  // namespace kompakt

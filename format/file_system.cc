@@ -134,9 +134,13 @@ class PosixFile : public File {
   absl::Span<const uint8_t> mapped_;
 };
 
-absl::Status SyncFolderOf(const std::string& path) {
+std::string FolderOf(const std::string& path) {
   const size_t slash = path.rfind('/');
-  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  return slash == std::string::npos ? "." : path.substr(0, slash + 1);
+}
+
+absl::Status SyncFolderOf(const std::string& path) {
+  const std::string folder = FolderOf(path);
   const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return IoError(errno, "open folder", folder);
   const int error = fsync(fd) == 0 ? 0 : errno;
@@ -170,6 +174,14 @@ class PosixFiles : public FileSystem {
   absl::Status Remove(const std::string& path) override {
     if (unlink(path.c_str()) != 0) return IoError(errno, "remove", path);
     return absl::OkStatus();
+  }
+
+  absl::StatusOr<uint64_t> FreeBytes(const std::string& path) override {
+    struct statvfs space;
+    const std::string folder = FolderOf(path);
+    if (statvfs(folder.c_str(), &space) != 0) return IoError(errno, "examine folder", folder);
+    if (access(folder.c_str(), W_OK) != 0) return IoError(errno, "write to folder", folder);
+    return static_cast<uint64_t>(space.f_bavail) * (space.f_frsize != 0 ? space.f_frsize : 512);
   }
 
  private:

@@ -45,6 +45,9 @@ class FileSystem {
   // Atomic replacement, then a sync of the folder.
   virtual absl::Status Rename(const std::string& from, const std::string& to) = 0;
   virtual absl::Status Remove(const std::string& path) = 0;
+  // Bytes that this user may still write on the file system that holds `path`, which need not exist itself. Fails where
+  // its folder does not exist or may not be written to.
+  virtual absl::StatusOr<uint64_t> FreeBytes(const std::string& path) = 0;
 };
 
 // The operating system's files.

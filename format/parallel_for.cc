@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -15,7 +16,11 @@ void ParallelFor(int threads, int64_t n, const std::function<void(int64_t i, int
   const int64_t workers = std::clamp<int64_t>(threads, 1, std::max<int64_t>(n, 1));
   std::vector<std::thread> others;
   others.reserve(static_cast<size_t>(workers - 1));
-  for (int worker = 1; worker < workers; ++worker) others.emplace_back(run, worker);
+  try {
+    for (int worker = 1; worker < workers; ++worker) others.emplace_back(run, worker);
+  } catch (const std::system_error&) {
+    // The system gives no more threads: those that run, and this one, do the rest.
+  }
   run(0);
   for (std::thread& thread : others) thread.join();
 }

@@ -35,17 +35,18 @@ struct ConversionPlan {
   std::vector<Line> lines;
   int64_t parameters = 0;
   uint64_t source_bytes = 0;
-  uint64_t tensor_bytes = 0;  // of the packed tensors
-  uint64_t file_bytes = 0;    // of the whole file, exact but for the manifest's size, which is an upper bound
-  uint64_t peak_ram_bytes = 0;
+  uint64_t tensor_bytes = 0;    // of the packed tensors
+  uint64_t file_bytes = 0;      // of the whole file, exactly
+  uint64_t peak_ram_bytes = 0;  // an upper bound of the process' resident memory, page cache not counted
 };
 absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const QuantRecipe& recipe, int threads);
 
 struct ConvertOptions {
   int threads = 1;
-  bool force = false;                                        // replace an existing destination made from something else
-  const std::atomic<bool>* interrupted = nullptr;            // set by SIGINT: stops within a record, kCancelled
-  std::function<void(uint64_t done, uint64_t total)> progress;  // tensor bytes written; from one thread at a time
+  bool force = false;                              // replace an existing destination made from something else
+  const std::atomic<bool>* interrupted = nullptr;  // set by SIGINT: stops within a record, kCancelled
+  std::function<void(uint64_t done, uint64_t total)> progress =
+      nullptr;  // tensor bytes written; from one thread at a time
 };
 
 struct ConvertReport {

@@ -183,6 +183,14 @@ TEST(Fixtures, FilesAreHashedInAscendingOrderForAnyThreadCount) {
                                           "model-00002-of-000003.safetensors", "model-00003-of-000003.safetensors",
                                           "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json"));
   EXPECT_EQ((*one)[2].bytes(), 5453848u);
+  const auto listed = source->ListFiles();
+  ASSERT_THAT(listed, IsOk());
+  ASSERT_EQ(listed->size(), one->size());
+  for (size_t i = 0; i < one->size(); ++i) {
+    EXPECT_EQ((*listed)[i].name(), (*one)[i].name());
+    EXPECT_EQ((*listed)[i].bytes(), (*one)[i].bytes());
+    EXPECT_FALSE((*listed)[i].has_xxh3());
+  }
 }
 
 TEST(Fixtures, AssetsOfTheTrainedModel) {

@@ -1,0 +1,46 @@
+// BandEncoder: a band of rows of one tensor, from its source to the bytes of its format. Bands are what threads share
+// out and what bounds the memory of a conversion; a tensor is the concatenation of its bands, however many threads made
+// them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "format/tensor_source.h"
+#include "quant/encoder.h"
+
+namespace kompakt {
+
+// A multiple of the 128 rows that share a scale in fp8_b128.
+inline constexpr int64_t kBandRows = 128;
+
+struct Band {
+  std::vector<uint8_t> tiles;  // row tiles in order; of a vector its elements
+  std::vector<float> side;     // row scales of these row tiles, or block scales of these rows
+  ErrorStats error;            // default where the form is kept exactly
+};
+
+inline int64_t BandCount(const TensorInfo& tensor) { return (tensor.rows + kBandRows - 1) / kBandRows; }
+
+class BandEncoder {
+ public:
+  explicit BandEncoder(const TensorSource& source) : source_(source) {}
+
+  // Rows [band * kBandRows, ...) of `tensor`. exact: the source's stored form is `format` and is kept bit for bit;
+  // otherwise its F32 values are encoded. Errors are the source's, or kDataLoss naming the tensor.
+  absl::Status Encode(const TensorInfo& tensor, FormatId format, bool exact, int64_t band, Band* out);
+
+  // Upper bound of the memory that one encoder and one band take for such a tensor, the source's buffers included.
+  static uint64_t MemoryBytes(const TensorInfo& tensor, FormatId format);
+
+ private:
+  absl::Status EncodeExact(const TensorInfo& tensor, FormatId format, int64_t row_begin, int64_t row_end, Band* out);
+  absl::Status EncodeValues(const TensorInfo& tensor, FormatId format, int64_t row_begin, int64_t row_end, Band* out);
+
+  const TensorSource& source_;
+  std::vector<float> values_;
+  EncoderScratch scratch_;
+};
+
+}  // namespace kompakt

@@ -1,0 +1,325 @@
+#include "quant/convert.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <utility>
+
+#include "format/packed_index.h"
+#include "format/packed_verify.h"
+#include "format/packed_writer.h"
+#include "format/parallel_for.h"
+#include "format/plan_identity.h"
+#include "format/status.h"
+#include "quant/band_encoder.h"
+#include "quant/convert_plan.h"
+
+namespace kompakt {
+namespace {
+
+// Appends the parts of one record band by band; their sides wait until the tiles are out.
+class PartAppender {
+ public:
+  PartAppender(PackedWriter::RecordWriter& record, const ExtentPart& part) : record_(record), part_(part) {}
+
+  absl::Status Append(const Band& band) {
+    KOMPAKT_RETURN_IF_ERROR(record_.Append(band.tiles));
+    bytes_ += band.tiles.size();
+    side_.insert(side_.end(), band.side.begin(), band.side.end());
+    if (band.error.count() == 0) return absl::OkStatus();
+    error_.set_sum_squared_error(error_.sum_squared_error() + band.error.sum_squared_error());
+    error_.set_sum_squared_weight(error_.sum_squared_weight() + band.error.sum_squared_weight());
+    error_.set_max_abs_error(std::max(error_.max_abs_error(), band.error.max_abs_error()));
+    error_.set_count(error_.count() + band.error.count());
+    return absl::OkStatus();
+  }
+
+  absl::Status Finish() {
+    KOMPAKT_RETURN_IF_ERROR(PadTo(part_.blob.side_offset));
+    const auto* side = reinterpret_cast<const uint8_t*>(side_.data());
+    KOMPAKT_RETURN_IF_ERROR(record_.Append({side, side_.size() * sizeof(float)}));
+    bytes_ += side_.size() * sizeof(float);
+    return PadTo(part_.blob.total_bytes);
+  }
+
+  const ErrorStats& error() const { return error_; }
+
+ private:
+  absl::Status PadTo(uint64_t offset) {
+    if (bytes_ > offset) {
+      return absl::InternalError(absl::StrCat(InfoOf(part_.role).name, ": ", bytes_, " bytes before offset ", offset));
+    }
+    const std::vector<uint8_t> zeros(offset - bytes_, 0);
+    bytes_ = offset;
+    return record_.Append(zeros);
+  }
+
+  PackedWriter::RecordWriter& record_;
+  const ExtentPart& part_;
+  uint64_t bytes_ = 0;
+  std::vector<float> side_;
+  ErrorStats error_;
+};
+
+class Conversion {
+ public:
+  Conversion(const TensorSource& source, const std::vector<QuantRecipe::Choice>& choices, const PackedLayout& layout,
+             PackedWriter& writer, const ConvertOptions& options)
+      : source_(source), choices_(choices), layout_(layout), writer_(writer), options_(options) {}
+
+  absl::Status Run() {
+    for (size_t e = 0; e < layout_.extents().size(); ++e) {
+      const Extent& extent = layout_.extents()[e];
+      for (int64_t r = 0; r < extent.record_count; ++r) {
+        if (writer_.IsDone(static_cast<int64_t>(e), r)) Report(extent.record_bytes);
+      }
+    }
+    for (size_t e = 0; e < layout_.extents().size(); ++e) {
+      const int64_t extent = static_cast<int64_t>(e);
+      KOMPAKT_RETURN_IF_ERROR(layout_.extents()[e].experts ? WriteExperts(extent) : WritePlain(extent));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  // Experts are many and alike: one thread per record.
+  absl::Status WriteExperts(int64_t extent) {
+    std::vector<int64_t> todo;
+    for (int64_t r = 0; r < layout_.extents()[static_cast<size_t>(extent)].record_count; ++r) {
+      if (!writer_.IsDone(extent, r)) todo.push_back(r);
+    }
+    ParallelFor(options_.threads, static_cast<int64_t>(todo.size()), [&](int64_t i, int) {
+      if (Stopped()) return;
+      Stop(WriteExpert(extent, todo[static_cast<size_t>(i)]));
+    });
+    return Outcome();
+  }
+
+  absl::Status WriteExpert(int64_t extent_index, int64_t expert) {
+    const Extent& extent = layout_.extents()[static_cast<size_t>(extent_index)];
+    const auto record = writer_.BeginRecord(extent_index, expert);
+    BandEncoder encoder(source_);
+    Band band;
+    std::vector<ErrorStats> errors;
+    uint64_t end = 0;
+    for (const ExtentPart& part : extent.parts) {
+      const size_t index = TensorIndex(part.role, extent.layer, expert);
+      const TensorInfo& tensor = source_.schema().tensors()[index];
+      PartAppender appender(*record, part);
+      for (int64_t b = 0; b < BandCount(tensor); ++b) {
+        if (Stopped()) return Cancelled();
+        KOMPAKT_RETURN_IF_ERROR(encoder.Encode(tensor, choices_[index].format, choices_[index].exact, b, &band));
+        KOMPAKT_RETURN_IF_ERROR(appender.Append(band));
+      }
+      KOMPAKT_RETURN_IF_ERROR(appender.Finish());
+      errors.push_back(appender.error());
+      end = part.offset_in_record + part.blob.total_bytes;
+    }
+    KOMPAKT_RETURN_IF_ERROR(record->Append(std::vector<uint8_t>(extent.record_bytes - end, 0)));
+    KOMPAKT_RETURN_IF_ERROR(record->Finish(errors));
+    Report(extent.record_bytes);
+    return absl::OkStatus();
+  }
+
+  // Other tensors may be large (embedding, head): threads encode bands, which are appended in their order.
+  absl::Status WritePlain(int64_t extent_index) {
+    if (writer_.IsDone(extent_index, 0)) return Outcome();
+    const Extent& extent = layout_.extents()[static_cast<size_t>(extent_index)];
+    const ExtentPart& part = extent.parts[0];
+    const size_t index = TensorIndex(part.role, extent.layer, -1);
+    const TensorInfo& tensor = source_.schema().tensors()[index];
+    const auto record = writer_.BeginRecord(extent_index, 0);
+    PartAppender appender(*record, part);
+
+    std::mutex mutex;
+    std::condition_variable turn_changed;
+    int64_t turn = 0;  // the band to append next
+    struct Worker {
+      std::unique_ptr<BandEncoder> encoder;
+      Band band;
+    };
+    std::vector<Worker> workers(static_cast<size_t>(std::max(options_.threads, 1)));
+    ParallelFor(options_.threads, BandCount(tensor), [&](int64_t b, int w) {
+      Worker& worker = workers[static_cast<size_t>(w)];
+      if (worker.encoder == nullptr) worker.encoder = std::make_unique<BandEncoder>(source_);
+      absl::Status status =
+          Stopped() ? Cancelled()
+                    : worker.encoder->Encode(tensor, choices_[index].format, choices_[index].exact, b, &worker.band);
+      // Bands are handed out in ascending order, so the one whose turn it is always has a thread.
+      std::unique_lock<std::mutex> lock(mutex);
+      turn_changed.wait(lock, [&] { return turn == b; });
+      if (status.ok() && !Stopped()) status = appender.Append(worker.band);
+      Stop(status);
+      ++turn;
+      turn_changed.notify_all();
+    });
+    KOMPAKT_RETURN_IF_ERROR(Outcome());
+    KOMPAKT_RETURN_IF_ERROR(appender.Finish());
+    KOMPAKT_RETURN_IF_ERROR(record->Finish({&appender.error(), 1}));
+    Report(extent.record_bytes);
+    return absl::OkStatus();
+  }
+
+  size_t TensorIndex(TensorRole role, int64_t layer, int64_t expert) const {
+    return static_cast<size_t>(source_.schema().Find(role, layer, expert));
+  }
+
+  bool Interrupted() const { return options_.interrupted != nullptr && options_.interrupted->load(); }
+  bool Stopped() const { return failed_.load() || Interrupted(); }
+  static absl::Status Cancelled() {
+    return absl::CancelledError("interrupted; what is finished is kept, the same command goes on from there");
+  }
+
+  // The first failure counts, and ends the others' work.
+  void Stop(const absl::Status& status) {
+    if (status.ok()) return;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (failure_.ok() || absl::IsCancelled(failure_)) failure_ = status;
+    failed_ = true;
+  }
+
+  absl::Status Outcome() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (failure_.ok() && Interrupted()) return Cancelled();
+    return failure_;
+  }
+
+  void Report(uint64_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    done_bytes_ += bytes;
+    if (options_.progress) options_.progress(done_bytes_, layout_.tensor_bytes());
+  }
+
+  const TensorSource& source_;
+  const std::vector<QuantRecipe::Choice>& choices_;
+  const PackedLayout& layout_;
+  PackedWriter& writer_;
+  const ConvertOptions& options_;
+  std::mutex mutex_;  // guards failure_, done_bytes_ and the call of progress
+  absl::Status failure_;
+  std::atomic<bool> failed_{false};
+  uint64_t done_bytes_ = 0;
+};
+
+std::vector<ConvertReport::ClassError> SumErrors(const PackedIndex& index) {
+  std::map<std::pair<TensorClass, FormatId>, ErrorStats> sums;
+  for (size_t e = 0; e < index.layout.extents().size(); ++e) {
+    const Extent& extent = index.layout.extents()[e];
+    for (size_t p = 0; p < extent.parts.size(); ++p) {
+      const ExtentPart& part = extent.parts[p];
+      ErrorStats& sum = sums[{InfoOf(part.role).tensor_class, part.format}];
+      for (const ErrorStats& s : index.manifest.extents(static_cast<int>(e)).parts(static_cast<int>(p)).stats()) {
+        sum.set_sum_squared_error(sum.sum_squared_error() + s.sum_squared_error());
+        sum.set_sum_squared_weight(sum.sum_squared_weight() + s.sum_squared_weight());
+        sum.set_max_abs_error(std::max(sum.max_abs_error(), s.max_abs_error()));
+        sum.set_count(sum.count() + s.count());
+      }
+    }
+  }
+  std::vector<ConvertReport::ClassError> errors;
+  for (const auto& [key, sum] : sums) {
+    if (!(sum.sum_squared_error() > 0)) continue;
+    errors.push_back({std::string(ClassName(key.first)), std::string(FormatOf(key.second).name), NmseDb(sum),
+                      sum.max_abs_error(), static_cast<int64_t>(sum.count())});
+  }
+  return errors;
+}
+
+Manifest WithoutSourceXxh3(Manifest manifest) {
+  for (SourceFile& file : *manifest.mutable_provenance()->mutable_source_files()) file.set_xxh3(0);
+  return manifest;
+}
+
+absl::Status InTheWay(const std::string& destination, absl::string_view why) {
+  return absl::AlreadyExistsError(
+      absl::StrCat(destination, " exists and ", why, "; --force replaces it, another name keeps it"));
+}
+
+// The file that lies at the destination, when it is the result of this very plan as far as `plan` knows it.
+// kAlreadyExists when it is something else.
+absl::StatusOr<PackedIndex> ReadSameResult(FileSystem& fs, const std::string& destination, const Manifest& plan,
+                                           bool with_source_xxh3) {
+  KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs.OpenForRead(destination));
+  absl::StatusOr<PackedIndex> index = ReadPackedIndex(*file, destination);
+  if (!index.ok())
+    return InTheWay(destination, absl::StrCat("is not what this conversion makes (", index.status().message(), ")"));
+  const Manifest there = PlanIdentity(index->manifest);
+  const std::string difference = with_source_xxh3 ? PlanDifference(there, plan)
+                                                  : PlanDifference(WithoutSourceXxh3(there), WithoutSourceXxh3(plan));
+  if (!difference.empty()) return InTheWay(destination, absl::StrCat("was made from something else: ", difference));
+  return index;
+}
+
+// A folder or device in the place of the file would only be found by the rename, hours later.
+absl::Status CheckReplaceable(FileSystem& fs, const std::string& destination) {
+  const absl::Status status = fs.OpenForRead(destination).status();
+  return absl::IsFailedPrecondition(status) ? UsageError(status.message()) : status;
+}
+
+// A full disk is told before the source is hashed, which takes long.
+absl::Status CheckRoom(FileSystem& fs, const std::string& destination, uint64_t file_bytes) {
+  if (fs.Exists(destination + ".partial")) return absl::OkStatus();  // allocated already
+  KOMPAKT_ASSIGN_OR_RETURN(const uint64_t free_bytes, fs.FreeBytes(destination));
+  if (free_bytes >= file_bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat(destination, " needs ", file_bytes, " bytes, the disk has ", free_bytes, " free"));
+}
+
+}  // namespace
+
+absl::StatusOr<ConvertReport> Convert(const TensorSource& source, const QuantRecipe& recipe,
+                                      const std::string& destination, const ConvertOptions& options, FileSystem& fs) {
+  KOMPAKT_ASSIGN_OR_RETURN(const ConversionPlan plan, PlanConversion(source, recipe, options.threads));
+  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<SourceFile> listed, source.ListFiles());
+  const bool exists = fs.Exists(destination);
+  if (exists) KOMPAKT_RETURN_IF_ERROR(CheckReplaceable(fs, destination));
+  if (exists && !options.force) {
+    const WritePlan expected = MakeWritePlan(source, recipe, plan.choices, plan.layout, listed);
+    const auto same = ReadSameResult(fs, destination, PlanIdentity(expected.manifest), false);
+    if (!same.ok()) return same.status();
+  } else {
+    KOMPAKT_RETURN_IF_ERROR(CheckRoom(fs, destination, plan.file_bytes));
+  }
+
+  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<SourceFile> files, source.HashFiles(options.threads));
+  WritePlan write = MakeWritePlan(source, recipe, plan.choices, plan.layout, files);
+  ConvertReport report;
+  report.file_bytes = plan.file_bytes;
+  if (exists) {
+    const auto same = ReadSameResult(fs, destination, PlanIdentity(write.manifest), true);
+    if (same.ok()) {
+      KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs.OpenForRead(destination));
+      const std::vector<absl::Status> damage =
+          VerifyBytes(*file, destination, *same, {options.threads, nullptr, options.interrupted});
+      if (damage.empty()) {
+        // A crash between the rename and the end of the run before leaves its journal.
+        const std::string partial = destination + ".partial";
+        if (!fs.Exists(partial) && fs.Exists(partial + ".journal")) (void)fs.Remove(partial + ".journal");
+        report.already_complete = true;
+        report.errors = SumErrors(*same);
+        return report;
+      }
+      if (absl::IsCancelled(damage.back())) return damage.back();
+      if (!options.force) return InTheWay(destination, absl::StrCat("is damaged (", damage.front().message(), ")"));
+    } else if (!options.force) {
+      return same.status();
+    }
+  }
+
+  const RereadOptions reread = {options.threads, options.interrupted, nullptr};
+  KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<PackedWriter> writer,
+                           PackedWriter::Open(fs, destination, std::move(write), reread));
+  report.resumed_records = writer->resumed_records();
+  Conversion conversion(source, plan.choices, plan.layout, *writer, options);
+  KOMPAKT_RETURN_IF_ERROR(conversion.Run());
+  KOMPAKT_RETURN_IF_ERROR(writer->Commit(reread));
+
+  KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs.OpenForRead(destination));
+  KOMPAKT_ASSIGN_OR_RETURN(const PackedIndex written, ReadPackedIndex(*file, destination));
+  report.errors = SumErrors(written);
+  return report;
+}
+
+}  // namespace kompakt

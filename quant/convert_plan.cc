@@ -1,0 +1,118 @@
+#include "quant/convert_plan.h"
+
+#include <algorithm>
+#include <map>
+#include <tuple>
+#include <utility>
+
+#include "format/status.h"
+#include "quant/band_encoder.h"
+#include "quant/convert.h"
+
+namespace kompakt {
+namespace {
+
+// Of the announced peak: the program, its libraries and thread stacks.
+constexpr uint64_t kProgramBytes = uint64_t{24} << 20;
+// What one tensor takes in the schema, the choices and the source's own index.
+constexpr uint64_t kBytesPerTensor = 2048;
+// The manifest exists as plan, with its late fields, as written and as read back, each as message and as bytes; so do
+// the assets in it.
+constexpr uint64_t kManifestCopies = 8;
+
+uint64_t PeakRamBytes(const TensorSource& source, const ConversionPlan& plan, const Manifest& manifest, int threads) {
+  uint64_t worker = 0;
+  for (size_t t = 0; t < plan.choices.size(); ++t) {
+    worker = std::max(worker, BandEncoder::MemoryBytes(source.schema().tensors()[t], plan.choices[t].format));
+  }
+  // A thread's allocator keeps what it freed last; that is at most what it needed.
+  const uint64_t workers = 2 * static_cast<uint64_t>(std::max(threads, 1)) * worker;
+  return kProgramBytes + workers + kManifestCopies * manifest.SpaceUsedLong() +
+         kBytesPerTensor * source.schema().tensors().size();
+}
+
+std::vector<ConversionPlan::Line> MakeLines(const TensorSource& source, const ConversionPlan& plan) {
+  using Key = std::tuple<TensorClass, TensorRole, std::string, FormatId, bool, std::string>;
+  std::map<Key, size_t> index;
+  std::vector<ConversionPlan::Line> lines;
+  for (size_t t = 0; t < plan.choices.size(); ++t) {
+    const TensorInfo& tensor = source.schema().tensors()[t];
+    const QuantRecipe::Choice& choice = plan.choices[t];
+    const RoleInfo& role = InfoOf(tensor.role);
+    const auto [at, is_new] = index.try_emplace(
+        {role.tensor_class, tensor.role, choice.form.dtype, choice.format, choice.exact, choice.reason}, lines.size());
+    if (is_new) {
+      ConversionPlan::Line line;
+      line.tensor_class = std::string(ClassName(role.tensor_class));
+      line.role = std::string(role.name);
+      line.source_dtype = choice.form.dtype;
+      line.format = std::string(FormatOf(choice.format).name);
+      line.reason = choice.reason;
+      line.exact = choice.exact;
+      lines.push_back(std::move(line));
+    }
+    ConversionPlan::Line& line = lines[at->second];
+    const PackedLayout::Place place = plan.layout.Find(tensor.role, tensor.layer);
+    line.tensors += 1;
+    line.parameters += tensor.elements();
+    line.source_bytes += choice.form.stored_bytes;
+    line.packed_bytes += plan.layout.extents()[static_cast<size_t>(place.extent)]
+                             .parts[static_cast<size_t>(place.part)]
+                             .blob.total_bytes;
+  }
+  return lines;
+}
+
+}  // namespace
+
+WritePlan MakeWritePlan(const TensorSource& source, const QuantRecipe& recipe,
+                        const std::vector<QuantRecipe::Choice>& choices, PackedLayout layout,
+                        const std::vector<SourceFile>& files) {
+  WritePlan plan;
+  plan.manifest = ManifestFor(source.schema(), layout);
+  plan.layout = std::move(layout);
+  std::vector<std::vector<bool>> seen;
+  for (const Extent& extent : plan.layout.extents()) seen.emplace_back(extent.parts.size(), false);
+  for (size_t t = 0; t < choices.size(); ++t) {
+    const TensorInfo& tensor = source.schema().tensors()[t];
+    const PackedLayout::Place place = plan.layout.Find(tensor.role, tensor.layer);
+    PartEntry& part =
+        *plan.manifest.mutable_extents(static_cast<int>(place.extent))->mutable_parts(static_cast<int>(place.part));
+    // The experts of a layer share one entry: what holds for it must hold for each.
+    std::vector<bool>::reference part_seen = seen[static_cast<size_t>(place.extent)][static_cast<size_t>(place.part)];
+    if (!part_seen) {
+      part.set_exact(choices[t].exact);
+      part.set_source_dtype(choices[t].form.dtype);
+      part_seen = true;
+      continue;
+    }
+    part.set_exact(part.exact() && choices[t].exact);
+    if (part.source_dtype() != choices[t].form.dtype) part.set_source_dtype("mixed");
+  }
+  *plan.manifest.mutable_assets() = source.assets();
+  plan.manifest.set_recipe(recipe.ToText());
+  Provenance& provenance = *plan.manifest.mutable_provenance();
+  provenance.set_tool_version("kompakt " KOMPAKT_VERSION);
+  for (const SourceFile& file : files) *provenance.add_source_files() = file;
+  for (const std::string& notice : source.notices()) provenance.add_notices(notice);
+  return plan;
+}
+
+absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const QuantRecipe& recipe, int threads) {
+  ConversionPlan plan;
+  KOMPAKT_ASSIGN_OR_RETURN(plan.choices, recipe.Resolve(source));
+  std::vector<FormatId> formats;
+  for (const QuantRecipe::Choice& choice : plan.choices) formats.push_back(choice.format);
+  KOMPAKT_ASSIGN_OR_RETURN(plan.layout, PackedLayout::Create(source.schema(), formats));
+  plan.lines = MakeLines(source, plan);
+  plan.parameters = source.schema().parameter_count();
+  for (const QuantRecipe::Choice& choice : plan.choices) plan.source_bytes += choice.form.stored_bytes;
+  plan.tensor_bytes = plan.layout.tensor_bytes();
+  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<SourceFile> files, source.ListFiles());
+  const WritePlan write = MakeWritePlan(source, recipe, plan.choices, plan.layout, files);
+  KOMPAKT_ASSIGN_OR_RETURN(plan.file_bytes, PackedFileBytes(write));
+  plan.peak_ram_bytes = PeakRamBytes(source, plan, write.manifest, threads);
+  return plan;
+}
+
+}  // namespace kompakt

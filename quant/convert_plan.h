@@ -1,0 +1,18 @@
+// What PlanConversion and Convert share: the manifest of a conversion before its weights.
+#pragma once
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "format/packed_writer.h"
+#include "format/tensor_source.h"
+#include "quant/recipe.h"
+
+namespace kompakt {
+
+// `files` with or without their XXH3.
+WritePlan MakeWritePlan(const TensorSource& source, const QuantRecipe& recipe,
+                        const std::vector<QuantRecipe::Choice>& choices, PackedLayout layout,
+                        const std::vector<SourceFile>& files);
+
+}  // namespace kompakt

@@ -1,0 +1,176 @@
+// Conversions that are cut short, repeated, or meet something at their destination.
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "quant/convert.h"
+#include "tests/fixtures/faulty_file_system.h"
+#include "tests/fixtures/scratch_folder.h"
+#include "tests/fixtures/small_arch.h"
+#include "tests/fixtures/synthetic_file.h"
+#include "tests/fixtures/synthetic_source.h"
+
+namespace kompakt {
+namespace {
+
+using testing::HasSubstr;
+
+SyntheticSource Source(uint64_t seed = 1) {
+  SyntheticOptions options;
+  options.arch = SmallV3Arch();
+  options.seed = seed;
+  options.assets = SmallAssets();
+  return SyntheticSource(options);
+}
+
+QuantRecipe Recipe(const std::string& name) { return *QuantRecipe::Builtin(name); }
+
+absl::StatusOr<ConvertReport> RunConvert(const TensorSource& source, const std::string& recipe, const std::string& path,
+                                         ConvertOptions options = {}) {
+  return Convert(source, Recipe(recipe), path, options, PosixFileSystem());
+}
+
+const std::vector<uint8_t>& ExpectedBytes() {
+  static const std::vector<uint8_t> bytes = [] {
+    const ScratchFolder folder;
+    EXPECT_TRUE(RunConvert(Source(), "q4", folder / "a.kpk").ok());
+    return ReadWholeFile(folder / "a.kpk");
+  }();
+  return bytes;
+}
+
+// Runs until `stop_at` tensor bytes are done, as a user who presses Ctrl-C then.
+absl::Status RunInterrupted(const TensorSource& source, const std::string& path, uint64_t stop_at, int threads) {
+  std::atomic<bool> interrupted = false;
+  ConvertOptions options;
+  options.threads = threads;
+  options.interrupted = &interrupted;
+  options.progress = [&](uint64_t done, uint64_t) {
+    if (done >= stop_at) interrupted = true;
+  };
+  return RunConvert(source, "q4", path, options).status();
+}
+
+TEST(ConvertResume, InterruptedAtTwentyPointsTheNextRunGivesTheSameBytes) {
+  const SyntheticSource source = Source();
+  const uint64_t total = PlanConversion(source, Recipe("q4"), 1)->tensor_bytes;
+  int64_t resumed = 0;
+  for (uint64_t point = 0; point < 20; ++point) {
+    const ScratchFolder folder(ScratchFolder::Place::kMemory);
+    const std::string path = folder / "a.kpk";
+    const int threads = 1 + static_cast<int>(point % 3);
+    const absl::Status status = RunInterrupted(source, path, total * point / 20, threads);
+    EXPECT_EQ(status.code(), absl::StatusCode::kCancelled) << status;
+    EXPECT_FALSE(std::filesystem::exists(path));
+    EXPECT_TRUE(std::filesystem::exists(path + ".partial"));
+    const auto report = RunConvert(source, "q4", path, {.threads = 2});
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_TRUE(ReadWholeFile(path) == ExpectedBytes()) << "point " << point;
+    resumed += report->resumed_records;
+  }
+  EXPECT_GT(resumed, 20 * 10) << "of 61 records half should have been kept on average";
+}
+
+TEST(ConvertResume, AFaultAtAnyStepLeavesNothingHalfAndTheNextRunGivesTheSameBytes) {
+  const SyntheticSource source = Source();
+  for (const Fault fault : {Fault::kDiskFull, Fault::kDeviceError, Fault::kCrash, Fault::kCrashLosingUnsynced}) {
+    bool done = false;
+    for (int64_t step = 0; !done; step += 1 + step / 6) {
+      const ScratchFolder folder(ScratchFolder::Place::kMemory);
+      const std::string path = folder / "a.kpk";
+      FaultyFileSystem faulty(PosixFileSystem(), fault, step);
+      const auto report = Convert(source, Recipe("q4"), path, {.threads = 2}, faulty);
+      done = !faulty.failed();
+      EXPECT_TRUE(report.ok() || !done) << report.status();
+      if (std::filesystem::exists(path)) {
+        ASSERT_TRUE(ReadWholeFile(path) == ExpectedBytes()) << "step " << step;
+      }
+      const auto again = RunConvert(source, "q4", path, {.threads = 2});
+      ASSERT_TRUE(again.ok()) << "step " << step << ": " << again.status();
+      ASSERT_TRUE(ReadWholeFile(path) == ExpectedBytes()) << "step " << step;
+      int files = 0;
+      for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(folder.path())) ++files;
+      EXPECT_EQ(files, 1) << "step " << step;
+    }
+  }
+}
+
+TEST(ConvertResume, TheSameCommandAgainVerifiesAndChangesNothing) {
+  const ScratchFolder folder;
+  const std::string path = folder / "a.kpk";
+  const SyntheticSource source = Source();
+  ASSERT_TRUE(RunConvert(source, "q4", path).ok());
+  const auto time = std::filesystem::last_write_time(path);
+  const auto report = RunConvert(source, "q4", path);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_TRUE(report->already_complete);
+  EXPECT_FALSE(report->errors.empty());
+  EXPECT_EQ(std::filesystem::last_write_time(path), time);
+}
+
+TEST(ConvertResume, ADestinationMadeFromSomethingElseIsKeptUnlessForced) {
+  const ScratchFolder folder;
+  const std::string path = folder / "a.kpk";
+  ASSERT_TRUE(RunConvert(Source(), "q4", path).ok());
+
+  const auto other_recipe = RunConvert(Source(), "q8", path);
+  EXPECT_EQ(other_recipe.status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_THAT(std::string(other_recipe.status().message()), HasSubstr("the recipe differs; --force replaces it"));
+
+  const auto other_source = RunConvert(Source(2), "q4", path);
+  EXPECT_EQ(other_source.status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_THAT(std::string(other_source.status().message()), HasSubstr("source file synthetic.safetensors changed"));
+  EXPECT_TRUE(ReadWholeFile(path) == ExpectedBytes());
+
+  const auto forced = RunConvert(Source(2), "q4", path, {.force = true});
+  ASSERT_TRUE(forced.ok()) << forced.status();
+  EXPECT_FALSE(ReadWholeFile(path) == ExpectedBytes());
+}
+
+TEST(ConvertResume, ADamagedDestinationIsNotTakenForTheResult) {
+  const ScratchFolder folder;
+  const std::string path = folder / "a.kpk";
+  std::vector<uint8_t> damaged = ExpectedBytes();
+  damaged[5000] ^= 1;
+  WriteWholeFile(path, damaged);
+  const auto kept = RunConvert(Source(), "q4", path);
+  EXPECT_EQ(kept.status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_THAT(std::string(kept.status().message()), HasSubstr("is damaged"));
+  const auto forced = RunConvert(Source(), "q4", path, {.force = true});
+  ASSERT_TRUE(forced.ok()) << forced.status();
+  EXPECT_TRUE(ReadWholeFile(path) == ExpectedBytes());
+}
+
+TEST(ConvertResume, AFileOrFolderThatIsNoPackedFileIsNotOverwritten) {
+  const ScratchFolder folder;
+  const std::string path = folder / "a.kpk";
+  WriteWholeFile(path, std::vector<uint8_t>{'m', 'y', ' ', 't', 'h', 'e', 's', 'i', 's'});
+  const auto report = RunConvert(Source(), "q4", path);
+  EXPECT_EQ(report.status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_THAT(std::string(report.status().message()), HasSubstr("not a .kpk file"));
+  for (const bool force : {false, true}) {
+    const auto into_folder = RunConvert(Source(), "q4", folder.path(), {.force = force});
+    EXPECT_EQ(into_folder.status().code(), absl::StatusCode::kInvalidArgument) << into_folder.status();
+  }
+  EXPECT_EQ(RunConvert(Source(), "q4", folder / "no/such/a.kpk").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(ConvertResume, AChangedSourceOrRecipeIsRefusedByName) {
+  const ScratchFolder folder;
+  const std::string path = folder / "a.kpk";
+  ASSERT_EQ(RunInterrupted(Source(), path, 20000, 1).code(), absl::StatusCode::kCancelled);
+  const auto changed = RunConvert(Source(2), "q4", path);
+  EXPECT_EQ(changed.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(changed.status().message()), HasSubstr("source file synthetic.safetensors changed"));
+  const auto recipe = RunConvert(Source(), "q8", path);
+  EXPECT_EQ(recipe.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(recipe.status().message()), HasSubstr("the recipe differs"));
+  const auto resumed = RunConvert(Source(), "q4", path);
+  ASSERT_TRUE(resumed.ok()) << resumed.status();
+  EXPECT_TRUE(ReadWholeFile(path) == ExpectedBytes());
+}
+
+}  // namespace
+}  // namespace kompakt
