@@ -5,7 +5,6 @@
 #include <optional>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "converters/input_file.h"
 #include "converters/json.h"
 #include "converters/json_fields.h"

@@ -15,7 +15,6 @@
 #include "converters/shard_set.h"
 #include "converters/source_binder.h"
 #include "converters/source_forms.h"
-#include "format/arch_spec.h"
 #include "format/status.h"
 
 namespace kompakt {

@@ -8,7 +8,6 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/strip.h"
-#include "format/arch_spec.h"
 #include "format/status.h"
 
 namespace kompakt {

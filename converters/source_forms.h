@@ -9,9 +9,7 @@
 // Any of the first two may also be a slice of a fused tensor that holds one matrix per expert.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
-#include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
