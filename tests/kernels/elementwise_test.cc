@@ -126,7 +126,7 @@ TEST_P(EverySet, LatentAppendNormalisesTheLatentAndRotatesTheKey) {
                          .tokens = 4},
                         context_)
                   .ok());
-  std::vector<float> scratch(cache.width());
+  std::vector<float> scratch(static_cast<size_t>(cache.width()));
   for (int64_t t = 0; t < 4; ++t) {
     const float* const row = LatentRows(cache, 3 + t, 4 + t, scratch.data());
     for (int64_t i = 0; i < kRank; ++i) EXPECT_EQ(row[i], norm[static_cast<size_t>(t * kRank + i)]);
