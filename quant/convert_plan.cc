@@ -25,8 +25,9 @@ uint64_t PeakRamBytes(const TensorSource& source, const ConversionPlan& plan, co
   for (size_t t = 0; t < plan.choices.size(); ++t) {
     worker = std::max(worker, BandEncoder::MemoryBytes(source.schema().tensors()[t], plan.choices[t].format));
   }
-  // A thread's allocator keeps what it freed last; that is at most what it needed.
-  const uint64_t workers = 2 * static_cast<uint64_t>(std::max(threads, 1)) * worker;
+  // Threads' allocators keep some of what they freed: a quarter more. Measured on 2 layers of DeepSeek-V3's shapes, q4:
+  // 33 MiB of 55 announced with 1 thread, 58 of 87 with 2, 108 of 149 with 4.
+  const uint64_t workers = static_cast<uint64_t>(std::max(threads, 1)) * (worker + worker / 4);
   return kProgramBytes + workers + kManifestCopies * manifest.SpaceUsedLong() +
          kBytesPerTensor * source.schema().tensors().size();
 }
