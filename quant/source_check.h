@@ -1,0 +1,29 @@
+// Does a packed file really come from this source? Re-derives tensors from the source by the formats that the file
+// names and compares bytes.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "format/packed_reader.h"
+#include "format/tensor_source.h"
+
+namespace kompakt {
+
+struct SourceCheck {
+  int64_t tensors_checked = 0;
+  int64_t parameters_checked = 0;
+  // One line per difference: a tensor whose bytes differ, or a source file whose size or hash is not the recorded one.
+  std::vector<std::string> differences;
+};
+
+// Compares the hash of every source file with the provenance, then re-derives `samples` tensors: the first of every
+// role and format, then others spread evenly over the file; all when `samples` is 0. `progress` (may be null) gets
+// (tensors done, of). An error means that the source could not be read or describes another model.
+absl::StatusOr<SourceCheck> CheckAgainstSource(const PackedReader& file, const TensorSource& source, int64_t samples,
+                                               int threads, const std::function<void(int64_t, int64_t)>& progress);
+
+}  // namespace kompakt
