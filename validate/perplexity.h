@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <vector>
+#include <optional>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -22,9 +22,11 @@ struct PerplexityResult {
   int64_t tokens_scored = 0;
 };
 
-// `ids`: the text's tokens without BOS. kInvalidArgument when they do not fill one chunk.
-absl::StatusOr<PerplexityResult> Perplexity(std::shared_ptr<const Model> model, absl::Span<const int32_t> ids, int32_t bos_id,
-                                            int64_t context,
-                                            const std::function<void(int64_t chunk, int64_t chunks)>& progress);
+// `ids`: the text's tokens without BOS. A model without BOS keeps every chunk as it is. `progress` (may be null) is
+// told how many chunks are done and answers whether to go on; kCancelled when not. kInvalidArgument when the text does
+// not fill one chunk or `context` is below 4.
+absl::StatusOr<PerplexityResult> Perplexity(std::shared_ptr<const Model> model, absl::Span<const int32_t> ids,
+                                            std::optional<int32_t> bos_id, int64_t context,
+                                            const std::function<bool(int64_t chunk, int64_t chunks)>& progress);
 
 }  // namespace kompakt
