@@ -1,6 +1,3 @@
-#include <cstdio>
+#include "tools/verb.h"
 
-int main() {
-  std::fputs("kompakt " KOMPAKT_VERSION "\n", stdout);
-  return 0;
-}
+int main(int argc, char** argv) { return kompakt::RunCommandLine(argc, argv); }

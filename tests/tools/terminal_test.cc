@@ -1,0 +1,60 @@
+#include "tools/terminal.h"
+
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tools/exit_code.h"
+#include "tools/model_input.h"
+#include "tools/verb.h"
+
+namespace kompakt {
+namespace {
+
+using testing::ElementsAre;
+
+TEST(Terminal, BytesAndCountsReadAsAPersonWouldWriteThem) {
+  EXPECT_EQ(HumanBytes(0), "0 B");
+  EXPECT_EQ(HumanBytes(999), "999 B");
+  EXPECT_EQ(HumanBytes(16'233'360), "16.2 MB");
+  EXPECT_EQ(HumanBytes(688'574'839'360), "689 GB");
+  EXPECT_EQ(HumanCount(14'073'648), "14.1 M");
+  EXPECT_EQ(HumanCount(671'026'419'200), "671 B");
+  EXPECT_EQ(GroupedDigits(671'026'419'200), "671,026,419,200");
+  EXPECT_EQ(GroupedDigits(999), "999");
+  EXPECT_EQ(GroupedDigits(-1000), "-1,000");
+}
+
+TEST(ExitCode, EveryKindOfErrorHasTheCodeOfTheTable) {
+  EXPECT_EQ(ExitCodeOf(absl::OkStatus()), 0);
+  EXPECT_EQ(ExitCodeOf(absl::InvalidArgumentError("")), 2);
+  EXPECT_EQ(ExitCodeOf(absl::AlreadyExistsError("")), 2);
+  EXPECT_EQ(ExitCodeOf(absl::DataLossError("")), 3);
+  EXPECT_EQ(ExitCodeOf(absl::FailedPreconditionError("")), 3);
+  EXPECT_EQ(ExitCodeOf(absl::UnimplementedError("")), 3);
+  EXPECT_EQ(ExitCodeOf(absl::NotFoundError("")), 4);
+  EXPECT_EQ(ExitCodeOf(absl::ResourceExhaustedError("")), 4);
+  EXPECT_EQ(ExitCodeOf(absl::CancelledError("")), 130);
+  EXPECT_EQ(ExitCodeOf(absl::InternalError("")), 70);
+}
+
+TEST(ParseIds, TakesCommasSpacesAndBrackets) {
+  const auto ids = ParseIds("[0, 17,5\n9]");
+  ASSERT_TRUE(ids.ok()) << ids.status();
+  EXPECT_THAT(*ids, ElementsAre(0, 17, 5, 9));
+  for (const char* bad : {"1,x", "-1", "1.5", "99999999999"}) {
+    EXPECT_EQ(ParseIds(bad).status().code(), absl::StatusCode::kInvalidArgument) << bad;
+  }
+}
+
+TEST(Verbs, EveryVerbHasASummaryAnExampleAndAMaker) {
+  for (const VerbRow& row : AllVerbs()) {
+    EXPECT_FALSE(row.summary.empty()) << row.name;
+    EXPECT_NE(row.example.find(std::string("kompakt ") + std::string(row.name)), absl::string_view::npos) << row.name;
+    EXPECT_NE(row.make(), nullptr) << row.name;
+  }
+}
+
+}  // namespace
+}  // namespace kompakt

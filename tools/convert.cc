@@ -1,0 +1,117 @@
+// kompakt convert SRC DST [--recipe NAME|FILE] [--tensor PATTERN=FORMAT]... [-t N] [--dry-run] [--force]
+#include "quant/convert.h"
+
+#include <chrono>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "format/status.h"
+#include "tools/model_input.h"
+#include "tools/plan_report.h"
+#include "tools/terminal.h"
+#include "tools/verbs.h"
+
+namespace kompakt {
+namespace {
+
+class ConvertVerb : public Verb {
+ public:
+  void Declare(CLI::App& app) override {
+    app.add_option("source", source_, "Checkpoint folder (config.json and safetensors), or a .kpk")->required();
+    app.add_option("destination", destination_, "The .kpk file to write");
+    app.add_option("--recipe", flags_.recipe, "lossless, q8, q4 (default), or a recipe file");
+    app.add_option("--tensor", flags_.overrides,
+                   "PATTERN=FORMAT, for example 'mlp.experts.*=q8_g32' or 'model.layers.0.*=bf16'; may repeat")
+        ->expected(1)
+        ->take_all();
+    app.add_option("-t,--threads", threads_, "Threads; 0 (default) takes every processor");
+    app.add_flag("--dry-run", dry_run_, "Read headers only and print the plan");
+    app.add_flag("--force", force_, "Replace a destination that was made from something else");
+  }
+
+  absl::StatusOr<ExitCode> Run() override {
+    KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
+    if (destination_.empty() && !dry_run_)
+      return UsageError("convert needs a destination: kompakt convert SRC DST.kpk");
+    KOMPAKT_ASSIGN_OR_RETURN(const QuantRecipe recipe, ReadRecipe(flags_));
+    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenSource(source_));
+    PrintSourceNotices(*source);
+    if (dry_run_) {
+      KOMPAKT_ASSIGN_OR_RETURN(const ConversionPlan plan, PlanConversion(*source, recipe, threads));
+      PrintAnswer(json_ ? PlanJson(*source, plan).dump(2) + "\n" : PlanText(*source, plan));
+      return kExitYes;
+    }
+    return Convert(*source, recipe, threads);
+  }
+
+ private:
+  absl::StatusOr<ExitCode> Convert(const TensorSource& source, const QuantRecipe& recipe, int threads) {
+    const auto start = std::chrono::steady_clock::now();
+    absl::StatusOr<ConvertReport> report;
+    {
+      Progress progress("convert", "bytes");
+      ConvertOptions options;
+      options.threads = threads;
+      options.force = force_;
+      options.interrupted = &Interrupted();
+      options.progress = [&](uint64_t done, uint64_t total) { progress.Update(done, total); };
+      report = kompakt::Convert(source, recipe, destination_, options, PosixFileSystem());
+    }
+    if (absl::IsCancelled(report.status())) {
+      return absl::CancelledError(
+          absl::StrCat("what is done is kept in ", destination_, ".partial; the same command goes on from there"));
+    }
+    if (!report.ok()) return report.status();
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    PrintAnswer(json_ ? Json(*report, seconds).dump(2) + "\n" : Text(*report, seconds));
+    return kExitYes;
+  }
+
+  std::string Text(const ConvertReport& report, double seconds) const {
+    std::string text = absl::StrFormat(
+        "%s  %s bytes, %s in %.2f s\n", destination_, GroupedDigits(static_cast<int64_t>(report.file_bytes)),
+        report.already_complete ? "was already complete and is intact, checked" : "written and verified", seconds);
+    if (report.resumed_records > 0) {
+      absl::StrAppend(&text, "resumed: ", report.resumed_records, " records of an earlier run were checked and kept\n");
+    }
+    if (!report.errors.empty()) {
+      absl::StrAppend(&text, absl::StrFormat("\n%-15s  %-9s  %11s  %10s  %s\n", "class", "format", "parameters",
+                                             "NMSE dB", "largest error"));
+    }
+    for (const auto& e : report.errors) {
+      absl::StrAppend(&text, absl::StrFormat("%-15s  %-9s  %11s  %10.2f  %.3g\n", e.tensor_class, e.format,
+                                             HumanCount(e.parameters), e.nmse_db, e.max_abs_error));
+    }
+    return text;
+  }
+
+  nlohmann::ordered_json Json(const ConvertReport& report, double seconds) const {
+    nlohmann::ordered_json errors = nlohmann::ordered_json::array();
+    for (const auto& e : report.errors) {
+      errors.push_back({{"class", e.tensor_class},
+                        {"format", e.format},
+                        {"parameters", e.parameters},
+                        {"nmse_db", e.nmse_db},
+                        {"max_abs_error", e.max_abs_error}});
+    }
+    return {{"file", destination_},
+            {"file_bytes", report.file_bytes},
+            {"seconds", seconds},
+            {"already_complete", report.already_complete},
+            {"resumed_records", report.resumed_records},
+            {"errors", std::move(errors)}};
+  }
+
+  std::string source_;
+  std::string destination_;
+  RecipeFlags flags_;
+  int threads_ = 0;
+  bool dry_run_ = false;
+  bool force_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Verb> MakeConvertVerb() { return std::make_unique<ConvertVerb>(); }
+
+}  // namespace kompakt

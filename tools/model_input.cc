@@ -1,0 +1,98 @@
+#include "tools/model_input.h"
+
+#include <omp.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "converters/checkpoint.h"
+#include "format/packed_source.h"
+#include "format/status.h"
+#include "runtime/exact_store.h"
+#include "tools/terminal.h"
+
+namespace kompakt {
+namespace {
+
+absl::StatusOr<bool> IsFolder(const std::string& path) {
+  struct stat info {};
+  if (stat(path.c_str(), &info) != 0) return IoError(errno, "open", path);
+  return S_ISDIR(info.st_mode);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<TensorSource>> OpenSource(const std::string& path) {
+  KOMPAKT_ASSIGN_OR_RETURN(const bool folder, IsFolder(path));
+  if (folder) return OpenCheckpoint(path);
+  KOMPAKT_ASSIGN_OR_RETURN(auto file, PackedReader::Open(path));
+  return OpenPackedSource(std::move(file));
+}
+
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path, int threads) {
+  KOMPAKT_ASSIGN_OR_RETURN(const bool folder, IsFolder(path));
+  ModelOptions options;
+  options.threads = threads;
+  LoadedModel loaded;
+  std::shared_ptr<const WeightStore> weights;
+  if (folder) {
+    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenCheckpoint(path));
+    PrintNotice(absl::StrCat("note: ", path, " is an upstream checkpoint; it is run as it is, from memory"));
+    loaded.assets = source->assets();
+    KOMPAKT_ASSIGN_OR_RETURN(weights, LoadExactWeights(*source, path, threads));
+  } else {
+    KOMPAKT_ASSIGN_OR_RETURN(auto file, PackedReader::Open(path));
+    loaded.assets = file->manifest().assets();
+    weights = PackedWeights(std::move(file));
+  }
+  KOMPAKT_ASSIGN_OR_RETURN(loaded.model, Model::Load(std::move(weights), options));
+  return loaded;
+}
+
+absl::StatusOr<ModelAssets> OpenAssets(const std::string& path) {
+  KOMPAKT_ASSIGN_OR_RETURN(const bool folder, IsFolder(path));
+  if (folder) return ReadAssets(path);
+  KOMPAKT_ASSIGN_OR_RETURN(const auto file, PackedReader::Open(path));
+  return file->manifest().assets();
+}
+
+absl::StatusOr<int> ResolveThreads(int threads) {
+  if (threads < 0 || threads > 1024) return UsageError("-t must lie in [0, 1024], found ", threads);
+  return threads > 0 ? threads : omp_get_num_procs();
+}
+
+absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
+  std::FILE* file = path == "-" ? stdin : std::fopen(path.c_str(), "rb");
+  if (file == nullptr) return IoError(errno, "open", path);
+  std::string text;
+  char buffer[65536];
+  size_t count = 0;
+  while ((count = std::fread(buffer, 1, sizeof(buffer), file)) > 0) text.append(buffer, count);
+  const int failure = std::ferror(file) != 0 ? errno : 0;
+  if (file != stdin) std::fclose(file);
+  if (failure != 0) return IoError(failure, "read", path);
+  return text;
+}
+
+absl::StatusOr<std::vector<int32_t>> ParseIds(const std::string& text) {
+  std::string list = text;
+  if (!text.empty() && text[0] == '@') {
+    KOMPAKT_ASSIGN_OR_RETURN(list, ReadTextFile(text.substr(1)));
+  }
+  std::vector<int32_t> ids;
+  for (const absl::string_view word : absl::StrSplit(list, absl::ByAnyChar(", \t\r\n[]"), absl::SkipEmpty())) {
+    int32_t id = 0;
+    if (!absl::SimpleAtoi(word, &id) || id < 0) return UsageError("\"", word.substr(0, 40), "\" is no token id");
+    ids.push_back(id);
+  }
+  return ids;
+}
+
+}  // namespace kompakt

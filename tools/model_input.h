@@ -1,0 +1,38 @@
+// What a user may name as MODEL or SRC: a .kpk file or an upstream checkpoint folder.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "format/packed_reader.h"
+#include "format/tensor_source.h"
+#include "runtime/model.h"
+
+namespace kompakt {
+
+// A source of weights for convert and plan. A folder is opened by OpenCheckpoint, a file as a packed file.
+absl::StatusOr<std::unique_ptr<TensorSource>> OpenSource(const std::string& path);
+
+// A model ready to run, and its tokenizer files. An upstream folder is run as it is, in its exact form, from memory.
+struct LoadedModel {
+  std::shared_ptr<const Model> model;
+  ModelAssets assets;
+};
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path, int threads);
+
+// The tokenizer files of a .kpk or of a folder, which may hold nothing else.
+absl::StatusOr<ModelAssets> OpenAssets(const std::string& path);
+
+// -t: 0 means every processor that this process may use. kInvalidArgument below 0 or above 1024.
+absl::StatusOr<int> ResolveThreads(int threads);
+
+// The bytes of a text file, as they are; "-" is stdin.
+absl::StatusOr<std::string> ReadTextFile(const std::string& path);
+
+// "0,17,5" or "@file" (ids separated by commas or white space). kInvalidArgument naming what is no id.
+absl::StatusOr<std::vector<int32_t>> ParseIds(const std::string& text);
+
+}  // namespace kompakt

@@ -1,0 +1,77 @@
+// kompakt perplexity MODEL -f TEXT [-c 512] [-t N]
+#include "validate/perplexity.h"
+
+#include <chrono>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "format/status.h"
+#include "nlohmann/json.hpp"
+#include "runtime/tokenizer.h"
+#include "tools/model_input.h"
+#include "tools/terminal.h"
+#include "tools/verbs.h"
+
+namespace kompakt {
+namespace {
+
+class PerplexityVerb : public Verb {
+ public:
+  void Declare(CLI::App& app) override {
+    app.add_option("model,-m,--model", model_, "A .kpk file, or a checkpoint folder to measure as it is")->required();
+    app.add_option("-f,--file", text_, "Text file (its bytes are taken as they are); - reads stdin")->required();
+    app.add_option("-c,--ctx-size", context_, "Tokens per chunk; the second half of each is scored")
+        ->capture_default_str();
+    app.add_option("-t,--threads", threads_, "Threads; 0 (default) takes every processor");
+  }
+
+  absl::StatusOr<ExitCode> Run() override {
+    KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
+    KOMPAKT_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(text_));
+    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_, threads));
+    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Create(loaded.assets));
+    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer->Encode(text));
+    std::optional<int32_t> bos;
+    if (loaded.assets.has_bos_id()) bos = static_cast<int32_t>(loaded.assets.bos_id());
+
+    const auto start = std::chrono::steady_clock::now();
+    absl::StatusOr<PerplexityResult> result;
+    {
+      Progress progress("perplexity", "chunks");
+      result = Perplexity(loaded.model, ids, bos, context_, [&](int64_t done, int64_t total) {
+        progress.Update(static_cast<uint64_t>(done), static_cast<uint64_t>(total));
+        return !Interrupted();
+      });
+    }
+    if (!result.ok()) return result.status();
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const nlohmann::ordered_json json = {{"model", model_},
+                                         {"text", text_},
+                                         {"perplexity", result->perplexity},
+                                         {"stderr", result->stderr_perplexity},
+                                         {"mean_nll", result->mean_nll},
+                                         {"tokens", result->tokens},
+                                         {"chunks", result->chunks},
+                                         {"context", context_},
+                                         {"tokens_scored", result->tokens_scored},
+                                         {"seconds", seconds}};
+    PrintAnswer(json_
+                    ? json.dump(2) + "\n"
+                    : absl::StrFormat("perplexity %.4f +/- %.4f  (%d of %d tokens scored in %d chunks of %d, %.1f s)\n",
+                                      result->perplexity, result->stderr_perplexity, result->tokens_scored,
+                                      result->tokens, result->chunks, context_, seconds));
+    return kExitYes;
+  }
+
+ private:
+  std::string model_;
+  std::string text_;
+  int64_t context_ = 512;
+  int threads_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Verb> MakePerplexityVerb() { return std::make_unique<PerplexityVerb>(); }
+
+}  // namespace kompakt

@@ -1,0 +1,109 @@
+#include "tools/plan_report.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "format/status.h"
+#include "runtime/tokenizer.h"
+#include "tools/model_input.h"
+#include "tools/terminal.h"
+
+namespace kompakt {
+namespace {
+
+std::string ModelLine(const ArchSpec& arch) {
+  return absl::StrFormat("%s (%s), %d layers, hidden %d, %d heads, %d experts top-%d, vocabulary %d",
+                         arch.architecture(), arch.model_type(), arch.num_hidden_layers(), arch.hidden_size(),
+                         arch.mla().num_attention_heads(), arch.moe().n_routed_experts(),
+                         arch.moe().num_experts_per_tok(), arch.vocab_size());
+}
+
+double BitsPerWeight(uint64_t bytes, int64_t parameters) {
+  return parameters > 0 ? 8.0 * static_cast<double>(bytes) / static_cast<double>(parameters) : 0;
+}
+
+}  // namespace
+
+std::string PlanText(const TensorSource& source, const ConversionPlan& plan) {
+  std::string text = absl::StrCat("model    ", ModelLine(source.schema().arch()), "\n");
+  size_t role_width = 4, source_width = 6;
+  for (const auto& line : plan.lines) {
+    role_width = std::max(role_width, line.role.size());
+    source_width = std::max(source_width, line.source_dtype.size());
+  }
+  absl::StrAppend(&text,
+                  absl::StrFormat("\n%-*s  %7s  %11s  %-*s  %-9s  %13s  %6s  %s\n", role_width, "role", "tensors",
+                                  "parameters", source_width, "source", "packed as", "bytes", "bits", "why"));
+  for (const auto& line : plan.lines) {
+    absl::StrAppend(&text, absl::StrFormat("%-*s  %7d  %11s  %-*s  %-9s  %13s  %6.3f  %s%s\n", role_width, line.role,
+                                           line.tensors, HumanCount(line.parameters), source_width, line.source_dtype,
+                                           line.format, GroupedDigits(static_cast<int64_t>(line.packed_bytes)),
+                                           BitsPerWeight(line.packed_bytes, line.parameters),
+                                           line.exact ? "exact; " : "", line.reason));
+  }
+  absl::StrAppend(&text, "\nparameters  ", GroupedDigits(plan.parameters), "\nsource      ",
+                  GroupedDigits(static_cast<int64_t>(plan.source_bytes)), " bytes of tensors\npacked      ",
+                  GroupedDigits(static_cast<int64_t>(plan.tensor_bytes)), " bytes of tensors",
+                  absl::StrFormat(" (%.3f bits per weight)", BitsPerWeight(plan.tensor_bytes, plan.parameters)),
+                  "\nfile        ", GroupedDigits(static_cast<int64_t>(plan.file_bytes)), " bytes\nmemory      ",
+                  HumanBytes(plan.peak_ram_bytes), " at most while converting\ndisk        ",
+                  HumanBytes(plan.file_bytes), " at the destination while converting and after\n");
+  return text;
+}
+
+nlohmann::ordered_json PlanJson(const TensorSource& source, const ConversionPlan& plan) {
+  nlohmann::ordered_json lines = nlohmann::ordered_json::array();
+  for (const auto& line : plan.lines) {
+    lines.push_back({{"class", line.tensor_class},
+                     {"role", line.role},
+                     {"tensors", line.tensors},
+                     {"parameters", line.parameters},
+                     {"source_dtype", line.source_dtype},
+                     {"source_bytes", line.source_bytes},
+                     {"format", line.format},
+                     {"packed_bytes", line.packed_bytes},
+                     {"exact", line.exact},
+                     {"reason", line.reason}});
+  }
+  const ArchSpec& arch = source.schema().arch();
+  return {{"architecture", arch.architecture()},
+          {"model_type", arch.model_type()},
+          {"parameters", plan.parameters},
+          {"source_bytes", plan.source_bytes},
+          {"tensor_bytes", plan.tensor_bytes},
+          {"file_bytes", plan.file_bytes},
+          {"bits_per_weight", BitsPerWeight(plan.tensor_bytes, plan.parameters)},
+          {"peak_ram_bytes", plan.peak_ram_bytes},
+          {"disk_bytes", plan.file_bytes},
+          {"lines", std::move(lines)},
+          {"notices", source.notices()}};
+}
+
+absl::StatusOr<QuantRecipe> ReadRecipe(const RecipeFlags& flags) {
+  absl::StatusOr<QuantRecipe> recipe = QuantRecipe::Builtin(flags.recipe);
+  struct stat info {};
+  if (!recipe.ok() && stat(flags.recipe.c_str(), &info) == 0 && !S_ISDIR(info.st_mode)) {
+    KOMPAKT_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(flags.recipe));
+    recipe = QuantRecipe::Parse(text, flags.recipe);
+  }
+  if (!recipe.ok()) return recipe.status();
+  for (const std::string& flag : flags.overrides) KOMPAKT_RETURN_IF_ERROR(recipe->AddOverride(flag));
+  return recipe;
+}
+
+void PrintSourceNotices(const TensorSource& source) {
+  for (const std::string& notice : source.notices()) PrintNotice(absl::StrCat("note: ", notice));
+  const auto tokenizer = Tokenizer::Create(source.assets());
+  if (absl::IsNotFound(tokenizer.status())) {
+    PrintNotice("note: the source has no tokenizer; the packed file will take token ids only");
+  } else if (!tokenizer.ok()) {
+    PrintNotice(
+        absl::StrCat("warning: the packed file will take token ids only, because its tokenizer cannot be used: ",
+                     tokenizer.status().message()));
+  }
+}
+
+}  // namespace kompakt

@@ -1,0 +1,36 @@
+#include "tools/verbs.h"
+
+namespace kompakt {
+namespace {
+
+// One row per verb, in the order that --help shows.
+constexpr VerbRow kVerbs[] = {
+    {"convert", "pack a checkpoint (or a lossless .kpk) into a .kpk file",
+     "kompakt convert DeepSeek-V2-Lite/ v2lite.kpk --recipe q4\n"
+     "kompakt convert v2lite-lossless.kpk small.kpk --tensor 'mlp.experts.*=q4_g32'",
+     MakeConvertVerb},
+    {"plan", "say what convert would do: formats and why, size, memory, disk; reads headers only",
+     "kompakt plan DeepSeek-V3/ --recipe q4", MakePlanVerb},
+    {"inspect", "show what is in a .kpk file, or one tensor of it",
+     "kompakt inspect v2lite.kpk\n"
+     "kompakt inspect v2lite.kpk --tensor model.layers.1.mlp.experts.0.down_proj.weight",
+     MakeInspectVerb},
+    {"verify", "re-read every checksum of a .kpk; with --source compare tensors with the original",
+     "kompakt verify v2lite.kpk --source DeepSeek-V2-Lite/", MakeVerifyVerb},
+    {"tokenize", "text to token ids, or ids to text",
+     "kompakt tokenize v2lite.kpk -p 'Hello, world!'\n"
+     "kompakt tokenize DeepSeek-V3/ --decode 19923,14,2058,3",
+     MakeTokenizeVerb},
+    {"trace", "write logits, hidden states and routing of given token ids as safetensors",
+     "kompakt trace v2lite.kpk --ids 0,17,5 -o trace.safetensors", MakeTraceVerb},
+    {"perplexity", "perplexity of a model on a text, with its standard error",
+     "kompakt perplexity v2lite.kpk -f text.txt -c 512", MakePerplexityVerb},
+    {"run", "generate text", "kompakt run v2lite.kpk -p 'Why is the sky blue?' --chat --think auto -n 256 --stats",
+     MakeRunVerb},
+};
+
+}  // namespace
+
+absl::Span<const VerbRow> AllVerbs() { return kVerbs; }
+
+}  // namespace kompakt

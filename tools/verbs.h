@@ -1,0 +1,19 @@
+// The makers of all verbs; each is defined in the file of its name.
+#pragma once
+
+#include <memory>
+
+#include "tools/verb.h"
+
+namespace kompakt {
+
+std::unique_ptr<Verb> MakeConvertVerb();     // convert.cc
+std::unique_ptr<Verb> MakePlanVerb();        // plan.cc
+std::unique_ptr<Verb> MakeInspectVerb();     // inspect.cc
+std::unique_ptr<Verb> MakeVerifyVerb();      // verify.cc
+std::unique_ptr<Verb> MakeTokenizeVerb();    // tokenize.cc
+std::unique_ptr<Verb> MakeTraceVerb();       // trace.cc
+std::unique_ptr<Verb> MakePerplexityVerb();  // perplexity.cc
+std::unique_ptr<Verb> MakeRunVerb();         // run.cc
+
+}  // namespace kompakt
