@@ -14,6 +14,9 @@ namespace {
 constexpr absl::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
+// Splitting recurses once per step; known tokenizers have up to seven.
+constexpr size_t kMostSteps = 100;
+
 struct Range {
   size_t begin, end;
   bool is_match;
@@ -143,6 +146,7 @@ absl::Status PreTokenizer::AppendSplit(const nlohmann::json& node, const std::st
 
 absl::Status PreTokenizer::AppendPattern(absl::string_view pattern, Behavior behavior, bool invert,
                                          const std::string& path, PreTokenizer* out) {
+  if (out->steps_.size() == kMostSteps) return UnsupportedError(path, ": more than ", kMostSteps, " steps");
   auto regex = Regex::Create(pattern);
   if (!regex.ok()) return WithContext(regex.status(), path);
   out->steps_.push_back({*std::move(regex), behavior, invert});

@@ -99,7 +99,8 @@ absl::Status Regex::ForEachMatch(absl::string_view text, Scratch& scratch,
   const OnigUChar* end = begin + text.size();
   size_t from = 0;
   size_t last_end = text.size() + 1;  // of the match before; none yet
-  while (from <= text.size()) {
+  // Where the last match ends at the end of the text, only an empty one could follow, which would not count.
+  while (from <= text.size() && last_end != text.size()) {
     // Set anew for every search: on_match may have used the same scratch for another text.
     onig_set_retry_limit_in_match_of_match_param(param, limit);
     onig_set_retry_limit_in_search_of_match_param(param, limit);

@@ -35,7 +35,8 @@ absl::Status CheckNormalizer(const json& node) {
 
 absl::Status CheckAffix(const json& model, const char* key) {
   const json& affix = FieldOrNull(model, key);
-  if (affix.is_null() || affix == "") return absl::OkStatus();
+  const bool is_empty = affix.is_string() && affix.get_ref<const std::string&>().empty();
+  if (affix.is_null() || is_empty) return absl::OkStatus();
   return UnsupportedError("model.", key, " is not supported");
 }
 

@@ -186,6 +186,8 @@ TEST(PreTokenizer, RefusesWhatItDoesNotKnowByName) {
             "pre_tokenizer.pretokenizers[1]: the step Whitespace"},
            {SequenceOf({ByteLevelStep(), SplitStep("a")}), absl::StatusCode::kUnimplemented, "Split after ByteLevel"},
            {SplitStep("a"), absl::StatusCode::kUnimplemented, "no ByteLevel step"},
+           {SequenceOf(std::vector<nlohmann::json>(100000, SplitStep("a"))), absl::StatusCode::kUnimplemented,
+            "pre_tokenizer.pretokenizers[100]: more than 100 steps"},
            {SplitStep("a", "Sideways"), absl::StatusCode::kUnimplemented, "Sideways"},
            {SplitStep("(a"), absl::StatusCode::kDataLoss, "does not compile"},
            {two_patterns, absl::StatusCode::kDataLoss, "pre_tokenizer.pattern"},
