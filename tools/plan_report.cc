@@ -96,14 +96,11 @@ absl::StatusOr<QuantRecipe> ReadRecipe(const RecipeFlags& flags) {
 
 void PrintSourceNotices(const TensorSource& source) {
   for (const std::string& notice : source.notices()) PrintNotice(absl::StrCat("note: ", notice));
-  const auto tokenizer = Tokenizer::Create(source.assets());
-  if (absl::IsNotFound(tokenizer.status())) {
-    PrintNotice("note: the source has no tokenizer; the packed file will take token ids only");
-  } else if (!tokenizer.ok()) {
-    PrintNotice(
-        absl::StrCat("warning: the packed file will take token ids only, because its tokenizer cannot be used: ",
-                     tokenizer.status().message()));
-  }
+  // A source without a tokenizer says so itself.
+  const absl::Status tokenizer = Tokenizer::Create(source.assets()).status();
+  if (tokenizer.ok() || absl::IsNotFound(tokenizer)) return;
+  PrintNotice(absl::StrCat("warning: the packed file will take token ids only, because its tokenizer cannot be used: ",
+                           tokenizer.message()));
 }
 
 }  // namespace kompakt
