@@ -1,49 +1,11 @@
 #include "format/block_bf16.h"
 
-#include <cstring>
-
 #include "format/float_formats.h"
+#include "format/half_tile.h"
 
 namespace kompakt {
-namespace {
 
-void DecodeTile(const uint8_t* tile, const float* /*side*/, DecodedTile* out) {
-  Bf16Tile t;
-  std::memcpy(&t, tile, sizeof(t));
-  for (int64_t k = 0; k < kTileCols; ++k) {
-    for (int64_t r = 0; r < kTileRows; ++r) out->w[r][k] = Bf16ToF32(t.w[k / 2][r][k % 2]);
-  }
-}
-
-void PackTile(const StoredTile& in, uint8_t* tile) {
-  uint16_t w[kTileRows][kTileCols];
-  std::memcpy(w, in.elements, sizeof(w));
-  Bf16Tile t;
-  for (int64_t k = 0; k < kTileCols; ++k) {
-    for (int64_t r = 0; r < kTileRows; ++r) t.w[k / 2][r][k % 2] = w[r][k];
-  }
-  std::memcpy(tile, &t, sizeof(t));
-}
-
-void UnpackTile(const uint8_t* tile, StoredTile* out) {
-  Bf16Tile t;
-  std::memcpy(&t, tile, sizeof(t));
-  uint16_t w[kTileRows][kTileCols];
-  for (int64_t k = 0; k < kTileCols; ++k) {
-    for (int64_t r = 0; r < kTileRows; ++r) w[r][k] = t.w[k / 2][r][k % 2];
-  }
-  std::memcpy(out->elements, w, sizeof(w));
-}
-
-void DecodeElements(const uint8_t* elements, int64_t n, float* out) {
-  for (int64_t i = 0; i < n; ++i) {
-    uint16_t bits;
-    std::memcpy(&bits, elements + i * 2, sizeof(bits));
-    out[i] = Bf16ToF32(bits);
-  }
-}
-
-}  // namespace
+using Ops = HalfTileOps<Bf16ToF32>;
 
 const BlockFormat kBf16Format = {
     .id = FormatId::kBf16,
@@ -52,13 +14,13 @@ const BlockFormat kBf16Format = {
     .exact = true,
     .vector_ok = true,
     .group_cols = 0,
-    .tile_bytes = sizeof(Bf16Tile),
+    .tile_bytes = sizeof(HalfTile),
     .side = SideKind::kNone,
     .stored_element_bytes = 2,
-    .decode_tile = DecodeTile,
-    .pack_tile = PackTile,
-    .unpack_tile = UnpackTile,
-    .decode_elements = DecodeElements,
+    .decode_tile = Ops::DecodeTile,
+    .pack_tile = Ops::PackTile,
+    .unpack_tile = Ops::UnpackTile,
+    .decode_elements = Ops::DecodeElements,
 };
 
 }  // namespace kompakt

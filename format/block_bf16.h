@@ -1,17 +1,9 @@
-// bf16: plain bfloat16, 16 bits per weight. Exact for BF16 sources.
+// bf16: plain bfloat16, 16 bits per weight, in the tile of half_tile.h. Exact for BF16 sources.
 #pragma once
-
-#include <cstdint>
 
 #include "format/block_format.h"
 
 namespace kompakt {
-
-// Bytes of one tile (16 rows x 32 columns): 1024 B. One 32-bit word = 2 consecutive k of one row.
-struct Bf16Tile {
-  uint16_t w[kTileCols / 2][kTileRows][2];  // [k / 2][row][k % 2]
-};
-static_assert(sizeof(Bf16Tile) == kTileElements * 2, "16 bits per weight");
 
 extern const BlockFormat kBf16Format;
 
