@@ -17,7 +17,7 @@ import sys
 import numpy as np
 import zstandard
 
-TABLE = np.array([-127, -86, -66, -51, -38, -27, -17, -8, 1, 10, 19, 30, 42, 56, 72, 90], np.int32)
+TABLE = np.array([-127, -89, -69, -53, -40, -28, -18, -8, 1, 10, 20, 31, 44, 58, 74, 92], np.int32)
 TILE_BYTES = dict(f32=2048, f16=1024, bf16=1024, fp8_b128=512, int4_g32=288, q8_g32=528, q4_g32=272, q4_g16=288)
 
 

@@ -7,7 +7,7 @@
 namespace kompakt {
 
 // Ascending; every entry + kQ4Shift fits int8.
-inline constexpr int8_t kQ4Table[16] = {-127, -86, -66, -51, -38, -27, -17, -8, 1, 10, 19, 30, 42, 56, 72, 90};
+inline constexpr int8_t kQ4Table[16] = {-127, -89, -69, -53, -40, -28, -18, -8, 1, 10, 20, 31, 44, 58, 74, 92};
 inline constexpr int kQ4Shift = 5;
 
 // The value of a code in a group with shift bit `shift` (0 or 1).
