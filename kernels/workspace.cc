@@ -13,7 +13,14 @@
 namespace kompakt {
 namespace {
 
-constexpr uint64_t kSmallestBlock = uint64_t{1} << 20;
+// Under the address sanitizer every piece is a block of its own, so that it sees who writes past one.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kOwnBlocks = true;
+#else
+constexpr bool kOwnBlocks = false;
+#endif
+
+constexpr uint64_t kSmallestBlock = kOwnBlocks ? 0 : uint64_t{1} << 20;
 
 uint64_t PhysicalMemoryBytes() {
   const long pages = sysconf(_SC_PHYS_PAGES);
@@ -65,6 +72,12 @@ absl::StatusOr<uint8_t*> Workspace::Bytes(int64_t elements, uint64_t element_byt
     return absl::ResourceExhaustedError(absl::StrCat("scratch memory: ", elements, " elements"));
   }
   const uint64_t bytes = (count * element_bytes + kMemoryAlign - 1) / kMemoryAlign * kMemoryAlign;
+  if (kOwnBlocks) {
+    // Blocks past the current one hold nothing that is alive.
+    if (used_ > 0) ++block_;
+    blocks_.resize(std::min(blocks_.size(), block_));
+    used_ = 0;
+  }
   while (block_ < blocks_.size() && blocks_[block_].bytes() - used_ < bytes) {
     ++block_;
     used_ = 0;
