@@ -36,13 +36,22 @@ class AnswerPrinter {
   bool Print(const std::vector<AnswerPiece>& pieces) {
     bool written = true;
     for (const AnswerPiece& piece : pieces) {
-      (piece.is_thought ? thought_ : answer_) += piece.text;
+      std::string text = piece.text;
+      if (piece.is_thought) {
+        thought_ += text;
+      } else {
+        // The blank lines between a thought and its answer belong to neither where the thought is hidden.
+        if (answer_.empty() && !thought_.empty() && show_ == ShowThought::kHide) {
+          text.erase(0, std::min(text.find_first_not_of(" \r\n"), text.size()));
+        }
+        answer_ += text;
+      }
       if (!print_ || (piece.is_thought && show_ == ShowThought::kHide)) continue;
       if (piece.is_thought != dimmed_ && show_ == ShowThought::kDim) {
-        written &= PrintAnswer(piece.is_thought ? "\x1b[2m" : "\x1b[0m\n");
+        written &= PrintAnswer(piece.is_thought ? "\x1b[2m" : "\x1b[0m");
         dimmed_ = piece.is_thought;
       }
-      written &= PrintAnswer(piece.text);
+      written &= PrintAnswer(text);
     }
     return written;
   }
@@ -133,7 +142,7 @@ class RunVerb : public Verb {
     KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_path_, threads));
     assets_ = &loaded.assets;
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Create(loaded.assets));
-    KOMPAKT_RETURN_IF_ERROR(ChooseFamily(loaded.model->arch()));
+    KOMPAKT_RETURN_IF_ERROR(ChooseFamily(loaded.model->arch(), *tokenizer));
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, PromptIds(*tokenizer, prompt));
     KOMPAKT_ASSIGN_OR_RETURN(const int64_t room, Room(static_cast<int64_t>(ids.size()), loaded.model->arch()));
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session, Session::Create(loaded.model, room));
@@ -143,12 +152,17 @@ class RunVerb : public Verb {
 
  private:
   // Without --chat the answer is plain text: a family without thoughts.
-  absl::Status ChooseFamily(const ArchSpec& arch) {
+  absl::Status ChooseFamily(const ArchSpec& arch, const Tokenizer& tokenizer) {
     if (!chat_) return absl::OkStatus();
     if (!family_name_.empty()) {
       KOMPAKT_ASSIGN_OR_RETURN(family_, ChatFamilyByName(family_name_));
     } else {
       KOMPAKT_ASSIGN_OR_RETURN(family_, ChatFamilyOf(arch, *assets_));
+    }
+    // V3's template never thinks, but its tokenizer knows the words: R1 is the same model taught to use them.
+    if (think_ == Thinking::kOn && family_->name == "deepseek-v3" && tokenizer.IdOf("<think>") >= 0) {
+      KOMPAKT_ASSIGN_OR_RETURN(family_, ChatFamilyByName("deepseek-r1"));
+      PrintNotice("note: the model's own template does not think; --think on takes that of deepseek-r1");
     }
     if (Verbose()) PrintNotice(absl::StrCat("chat template: ", family_->name));
     return absl::OkStatus();
