@@ -1,4 +1,5 @@
-# Token ids as the upstream library gives them (every line of the goldens is in tests/runtime), from a folder that holds only a tokenizer and from a packed file.
+# Token ids as the upstream library gives them, from a folder that holds only a tokenizer and from a packed file.
+# tests/runtime goes through every line of the goldens, this case through some.
 goldens=$DATA/tokenizers/goldens
 v3=$DATA/tokenizers/deepseek-v3
 expect 0 "$KOMPAKT" convert "$DATA/checkpoints/tiny-v3" tiny.kpk
