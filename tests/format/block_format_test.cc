@@ -56,8 +56,10 @@ StoredRows RandomStored(const BlockFormat& format, MatrixShape shape, uint32_t s
 Blob Pack(const StoredRows& rows) {
   Blob blob = EmptyBlob(FormatOf(rows.format), {rows.rows, rows.cols});
   PackTiles(rows, blob.bytes.data());
-  std::memcpy(blob.bytes.data() + blob.view.layout.side_offset, rows.block_scales.data(),
-              rows.block_scales.size() * sizeof(float));
+  if (!rows.block_scales.empty()) {
+    std::memcpy(blob.bytes.data() + blob.view.layout.side_offset, rows.block_scales.data(),
+                rows.block_scales.size() * sizeof(float));
+  }
   return blob;
 }
 

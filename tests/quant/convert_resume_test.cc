@@ -1,7 +1,10 @@
 // Conversions that are cut short, repeated, or meet something at their destination.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
+#include <csignal>
 #include <filesystem>
-#include <fstream>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -68,6 +71,41 @@ TEST(ConvertResume, InterruptedAtTwentyPointsTheNextRunGivesTheSameBytes) {
     const auto report = RunConvert(source, "q4", path, {.threads = 2});
     ASSERT_TRUE(report.ok()) << report.status();
     EXPECT_TRUE(ReadWholeFile(path) == ExpectedBytes()) << "point " << point;
+    resumed += report->resumed_records;
+  }
+  EXPECT_GT(resumed, 20 * 10) << "of 61 records half should have been kept on average";
+}
+
+// A process that ends as by kill -9 when `stop_at` tensor bytes are done.
+void RunAndKill(const std::string& path, uint64_t stop_at) {
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    ConvertOptions options;
+    options.threads = 2;
+    options.progress = [&](uint64_t done, uint64_t) {
+      if (done >= stop_at) (void)raise(SIGKILL);
+    };
+    (void)RunConvert(Source(), "q4", path, options);
+    _exit(1);  // not reached: the last progress is the total
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << "status " << status;
+}
+
+TEST(ConvertResume, KilledAtTwentyPointsTheNextRunGivesTheSameBytes) {
+  const uint64_t total = PlanConversion(Source(), Recipe("q4"), 1)->tensor_bytes;
+  int64_t resumed = 0;
+  for (uint64_t point = 1; point <= 20; ++point) {
+    const ScratchFolder folder(ScratchFolder::Place::kMemory);
+    const std::string path = folder / "a.kpk";
+    RunAndKill(path, total * point / 20);
+    EXPECT_FALSE(std::filesystem::exists(path));
+    const auto report = RunConvert(Source(), "q4", path, {.threads = 2});
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_TRUE(ReadWholeFile(path) == ExpectedBytes()) << "point " << point;
+    EXPECT_GT(report->resumed_records, 0) << "point " << point;
     resumed += report->resumed_records;
   }
   EXPECT_GT(resumed, 20 * 10) << "of 61 records half should have been kept on average";
