@@ -113,6 +113,7 @@ std::vector<absl::Status> VerifyBytes(const File& file, const std::string& path,
 
   std::sort(damage.begin(), damage.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<absl::Status> result;
+  result.reserve(damage.size() + 1);
   for (auto& [i, status] : damage) result.push_back(std::move(status));
   if (is_interrupted()) result.push_back(absl::CancelledError(absl::StrCat(path, ": verification interrupted")));
   return result;

@@ -135,6 +135,7 @@ class TransactionalWriter : public PackedWriter {
       last[{entry.extent, entry.record}] = &entry;
     }
     std::vector<const JournalEntry*> work;
+    work.reserve(last.size());
     for (const auto& [place, entry] : last) work.push_back(entry);
 
     const auto is_interrupted = [&] { return options.interrupted != nullptr && options.interrupted->load(); };

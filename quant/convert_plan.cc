@@ -103,6 +103,7 @@ absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const 
   ConversionPlan plan;
   KOMPAKT_ASSIGN_OR_RETURN(plan.choices, recipe.Resolve(source));
   std::vector<FormatId> formats;
+  formats.reserve(plan.choices.size());
   for (const QuantRecipe::Choice& choice : plan.choices) formats.push_back(choice.format);
   KOMPAKT_ASSIGN_OR_RETURN(plan.layout, PackedLayout::Create(source.schema(), formats));
   plan.lines = MakeLines(source, plan);
