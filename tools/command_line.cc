@@ -92,6 +92,7 @@ int RunCommandLine(int argc, const char* const* argv) {
   std::signal(SIGINT, OnSignal);
   std::signal(SIGTERM, OnSignal);
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of the write, not the end of a conversion
+  std::signal(SIGXFSZ, SIG_IGN);  // so is a file that may not grow any further (ulimit -f)
   const std::string first = argc > 1 ? argv[1] : "";
   if (first == "--version") return PrintAnswer("kompakt " KOMPAKT_VERSION "\n") ? kExitYes : kExitIo;
   if (first == "--help" || first == "-h" || first == "help") return PrintAnswer(ProgramHelp()) ? kExitYes : kExitIo;
