@@ -103,7 +103,7 @@ TEST_P(Golden, HiddenStatesAndRoutingMatch) {
   EXPECT_EQ(trace.router_ids, GoldenInts(path_, "router_ids"));
   const std::vector<float> weights = GoldenFloats(path_, "router_weights");
   ASSERT_EQ(trace.router_weights.size(), weights.size());
-  // 1e-5 of a score. V2 multiplies scores by 16 without normalising them, and the oracle's F32 rounding with them.
+  // 1e-5 of a score, in the unit that the model multiplies it by: docs/decisions/003-router-weight-bound.md.
   const auto bound = static_cast<float>(1e-5 * std::max(1.0, arch.moe().routed_scaling_factor()));
   for (size_t i = 0; i < weights.size(); ++i) {
     ASSERT_LE(std::fabs(trace.router_weights[i] - weights[i]), bound)
