@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Reads a .kpk file: a second implementation of docs/format.md, with numpy and zstandard and nothing of ours.
 
-    read_kpk.py FILE                       what is in it
-    read_kpk.py FILE --list                every tensor: name, format, shape, offset
+    read_kpk.py FILE [--list]              what is in it; every tensor: name, format, shape, offset
     read_kpk.py FILE TENSOR -o out.npy     one tensor as float32
     read_kpk.py FILE --dump DIR            every tensor as DIR/NAME.npy
 
@@ -18,7 +17,8 @@ import numpy as np
 import zstandard
 
 TABLE = np.array([-127, -89, -69, -53, -40, -28, -18, -8, 1, 10, 20, 31, 44, 58, 74, 92], np.int32)
-TILE_BYTES = dict(f32=2048, f16=1024, bf16=1024, fp8_b128=512, int4_g32=288, q8_g32=528, q4_g32=272, q4_g16=288)
+TILE_BYTES = dict(f32=2048, f16=1024, bf16=1024, fp8_b128=512, int4_g32=288, q8_g32=528, q4_g32=272, q4_g16=288, mxfp4=272, nvfp4=288)
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 
 
 def check(condition, message):
@@ -122,7 +122,7 @@ def floats(name, raw):
 
 def vector(tensor, blob):
     check(tensor.format in ("f32", "f16", "bf16"), f"{tensor.name}: a vector in {tensor.format}")
-    width = 4 if tensor.format == "f32" else 2
+    width = TILE_BYTES[tensor.format] // 512
     check(tensor.bytes == -(-tensor.cols * width // 64) * 64, f"{tensor.name}: wrong size {tensor.bytes}")
     return floats(tensor.format, blob[: tensor.cols * width])
 
@@ -135,39 +135,39 @@ def fp8_values():
 
 
 def matrix(tensor, blob):
-    name, rows, cols = tensor.format, tensor.rows, tensor.cols
-    tile_rows, tile_cols, tile_bytes = -(-rows // 16), -(-cols // 32), TILE_BYTES[name]
+    name, rows, cols, tile_bytes = tensor.format, tensor.rows, tensor.cols, TILE_BYTES[tensor.format]
+    tile_rows, tile_cols, block_rows, block_cols = -(-rows // 16), -(-cols // 32), -(-rows // 128), -(-cols // 128)
     side_at = -(-tile_rows * tile_cols * tile_bytes // 64) * 64
-    block_rows, block_cols = -(-rows // 128), -(-cols // 128)
-    side_bytes = 64 * tile_rows if name[0] == "q" else 4 * block_rows * block_cols if name == "fp8_b128" else 0
+    side_bytes = {"fp8_b128": 4 * block_rows * block_cols, "nvfp4": 8}.get(name, 64 * tile_rows * (name[0] == "q"))
     check(tensor.bytes == -(-(side_at + side_bytes) // 64) * 64, f"{tensor.name}: wrong size {tensor.bytes}")
     tiles = np.ascontiguousarray(blob[: tile_rows * tile_cols * tile_bytes]).reshape(tile_rows, tile_cols, tile_bytes)
     side = np.ascontiguousarray(blob[side_at : side_at + side_bytes]).view("<f4")
 
-    def per_row(column):  # one value per row of a tile: [R, C, 16] -> [R, 16, C, 1]
-        return column.transpose(0, 2, 1)[..., None]
+    def groups(at, n, kind=np.uint8):  # n scales per row of a tile, group after group: [R, 16, C, 32]
+        scales = np.ascontiguousarray(tiles[:, :, at:]).view(kind).reshape(tile_rows, tile_cols, n, 16)
+        return np.repeat(scales.transpose(0, 3, 1, 2), 32 // n, axis=3).astype(np.int32)
 
     if name in ("f32", "f16", "bf16"):  # [R, C, k / n, row, k % n]
-        n = 1 if name == "f32" else 2
+        n = TILE_BYTES["f32"] // tile_bytes
         w = floats(name, tiles.reshape(-1)).reshape(tile_rows, tile_cols, 32 // n, 16, n).transpose(0, 3, 1, 2, 4)
     elif name in ("fp8_b128", "q8_g32"):  # codes [R, C, k / 4, row, k % 4]
         codes = tiles[:, :, :512].reshape(tile_rows, tile_cols, 8, 16, 4).transpose(0, 3, 1, 2, 4)
         codes = codes.reshape(tile_rows, 16, tile_cols, 32).astype(np.int32)
-        w = fp8_values()[codes] if name == "fp8_b128" else per_row(tiles[:, :, 512:].astype(np.int32)) * (codes - 128)
+        w = fp8_values()[codes] if name == "fp8_b128" else groups(512, 1) * (codes - 128)
     else:  # nibbles [R, C, k / 8, row, half, k % 4]
         packed = tiles[:, :, :256].reshape(tile_rows, tile_cols, 4, 16, 4)
         codes = np.stack([packed & 15, packed >> 4], axis=4).transpose(0, 3, 1, 2, 4, 5)
         codes = codes.reshape(tile_rows, 16, tile_cols, 32).astype(np.int32)
         if name == "int4_g32":
-            scale = floats("bf16", np.ascontiguousarray(tiles[:, :, 256:])).reshape(tile_rows, tile_cols, 16)
-            w = (codes - 8).astype(np.float32) * per_row(scale)
-        elif name == "q4_g32":
-            g = per_row(tiles[:, :, 256:].astype(np.int32))
-            w = ((g & 127) - 64) * (TABLE[codes] + 5 * (g >> 7))
+            w = (codes - 8).astype(np.float32) * (groups(256, 1, np.uint16) << 16).view(np.float32)
+        elif name == "mxfp4":
+            e = groups(256, 1)
+            w = E2M1[codes] * np.where(e == 0, 0x400000, e << 23).astype(np.int32).view(np.float32)
+        elif name == "nvfp4":
+            w = E2M1[codes] * fp8_values()[groups(256, 2)] * side[0] / side[1]
         else:
-            g = tiles[:, :, 256:].reshape(tile_rows, tile_cols, 2, 16).transpose(0, 3, 1, 2).astype(np.int32)
-            g = np.repeat(g, 16, axis=3)  # [R, 16, C, k]
-            w = ((g & 63) - 32) * (TABLE[codes] + 5 * (g >> 6 & 1))
+            g, b = (groups(256, 1), 7) if name == "q4_g32" else (groups(256, 2), 6)
+            w = ((g & (1 << b) - 1) - (1 << b - 1)) * (TABLE[codes] + 5 * (g >> b & 1))
     w = w.reshape(tile_rows * 16, tile_cols * 32).astype(np.float32)
     w = (side[:, None] * w if name[0] == "q" else w)[:rows, :cols]
     if name == "fp8_b128":

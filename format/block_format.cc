@@ -36,7 +36,7 @@ bool FillLayout(uint64_t body_bytes_each, uint64_t count, BlobLayout* layout) {
          AddChecked(layout->side_offset, layout->side_bytes, &end) && PadChecked(end, &layout->total_bytes);
 }
 
-bool HasGroupScales(FormatId id) { return id == FormatId::kInt4G32; }
+bool HasGroupScales(FormatId id) { return FormatOf(id).group_scale != nullptr; }
 
 }  // namespace
 
@@ -61,6 +61,9 @@ absl::StatusOr<BlobLayout> LayoutOfMatrix(const BlockFormat& format, MatrixShape
     case SideKind::kBlockScale:
       layout.side_bytes =
           static_cast<uint64_t>(CeilDiv(shape.rows, kFp8Block) * CeilDiv(shape.cols, kFp8Block)) * sizeof(float);
+      break;
+    case SideKind::kTensorScale:
+      layout.side_bytes = 2 * sizeof(float);
       break;
   }
   if (!FillLayout(format.tile_bytes, static_cast<uint64_t>(layout.row_tiles * layout.col_tiles), &layout)) {
@@ -90,6 +93,8 @@ const float* MatrixView::side(int64_t row_tile, int64_t col_tile) const {
     case SideKind::kBlockScale:
       return scales + row_tile / (kFp8Block / kTileRows) * CeilDiv(shape.cols, kFp8Block) +
              col_tile / (kFp8Block / kTileCols);
+    case SideKind::kTensorScale:
+      return scales;
   }
   return nullptr;
 }
@@ -114,6 +119,11 @@ void DecodeRows(const MatrixView& m, int64_t row_begin, int64_t row_end, absl::S
 
 void DecodeVector(const BlockFormat& format, const uint8_t* data, int64_t n, absl::Span<float> out) {
   format.decode_elements(data, n, out.data());
+}
+
+absl::Span<const float> StoredRows::SideOfBand(int64_t row_begin) const {
+  if (FormatOf(format).side == SideKind::kTensorScale && row_begin > 0) return {};
+  return block_scales;
 }
 
 void PackTiles(const StoredRows& rows, uint8_t* tiles) {
@@ -154,6 +164,8 @@ StoredRows UnpackRows(const MatrixView& m, int64_t row_begin, int64_t row_end) {
   if (format.side == SideKind::kBlockScale) {
     const float* first = m.side(row_begin / kTileRows, 0);
     rows.block_scales.assign(first, first + CeilDiv(rows.rows, kFp8Block) * CeilDiv(rows.cols, kFp8Block));
+  } else if (format.side == SideKind::kTensorScale) {
+    rows.block_scales.assign(m.side(0, 0), m.side(0, 0) + 2);
   }
   StoredTile stored;
   for (int64_t row = 0; row < rows.rows; row += kTileRows) {
@@ -181,15 +193,24 @@ void DecodeStoredRows(const StoredRows& rows, absl::Span<float> out) {
   if (!group_scales && format.side != SideKind::kBlockScale) return;
   const int64_t run = group_scales ? format.group_cols : kFp8Block;
   const int64_t runs = CeilDiv(rows.cols, run);
+  const int64_t col_tiles = CeilDiv(rows.cols, kTileCols);
   for (int64_t row = 0; row < rows.rows; ++row) {
     for (int64_t i = 0; i < runs; ++i) {
-      const float scale = group_scales ? Bf16ToF32(rows.group_scales[static_cast<size_t>(row * runs + i)])
-                                       : rows.block_scales[static_cast<size_t>(row / kFp8Block * runs + i)];
+      float scale = 0;
+      if (group_scales) {
+        const int64_t tile = i * run / kTileCols;
+        scale = format.group_scale(rows.group_scales[static_cast<size_t>(row * col_tiles + tile)],
+                                   (i * run % kTileCols) / run);
+      } else {
+        scale = rows.block_scales[static_cast<size_t>(row / kFp8Block * runs + i)];
+      }
       float* values = out.data() + row * rows.cols;
       const int64_t end = std::min(rows.cols, (i + 1) * run);
       for (int64_t col = i * run; col < end; ++col) values[col] *= scale;
     }
   }
+  if (format.side != SideKind::kTensorScale) return;
+  for (float& value : out) value = value * rows.block_scales[0] / rows.block_scales[1];
 }
 
 }  // namespace kompakt

@@ -34,13 +34,16 @@ enum class FormatId : uint8_t {
   kQ8G32,    // int8 codes; row scale F32 x group scale 8 bit
   kQ4G32,    // nonlinear 4-bit codes; row scale F32; per 32 columns a 7-bit scale and a shift bit
   kQ4G16,    // nonlinear 4-bit codes; row scale F32; per 16 columns a 6-bit scale and a shift bit
+  kMxfp4,    // upstream MXFP4: E2M1 codes with one E8M0 scale per 32 columns, kept bit for bit
+  kNvfp4,    // upstream NVFP4: E2M1 codes, one E4M3 scale per 16 columns, one F32 scale, kept bit for bit
 };
 
 // The scales beside the tiles of a matrix.
 enum class SideKind : uint8_t {
   kNone,
-  kRowScale,    // F32 [row tiles * 16]: one per row, zero for padding rows
-  kBlockScale,  // F32 [cdiv(rows, 128)][cdiv(cols, 128)]
+  kRowScale,     // F32 [row tiles * 16]: one per row, zero for padding rows
+  kBlockScale,   // F32 [cdiv(rows, 128)][cdiv(cols, 128)]
+  kTensorScale,  // F32 [2]: a multiplier and a divisor of every weight, one of them 1
 };
 
 // One tile as F32, row-major. Elements outside the matrix are unspecified.
@@ -51,7 +54,7 @@ struct DecodedTile {
 // One tile of an exact format as the source stores it: elements of stored_element_bytes each, row-major [16][32].
 struct StoredTile {
   uint8_t elements[kTileElements * 4];
-  uint16_t group_scales[kTileRows];  // int4_g32: BF16 bits, one per row
+  uint16_t group_scales[kTileRows];  // as in StoredRows, one per row
 };
 
 struct BlockFormat {
@@ -65,13 +68,16 @@ struct BlockFormat {
   SideKind side;
   // Bytes of one element of StoredRows::elements; 0 where !exact.
   uint64_t stored_element_bytes;
+  // The minor version of the file format that first had it.
+  uint16_t since_minor = 0;
   // `side` points to the 16 row scales of the tile's rows (kRowScale), to the one scale of its block (kBlockScale),
-  // or is null.
+  // to multiplier and divisor (kTensorScale), or is null.
   //
-  // Every weight is one F32 product, rounded once, so that any reader gets the same bits:
-  //     kNone        the stored value, widened (exact); int4_g32: float(code - 8) * scale
-  //     kBlockScale  value(code) * scale, value(code) exact in F32
-  //     kRowScale    d_r * float(i), i an integer of at most 16 bits: group scale times code value, exact
+  // Every weight is rounded once, so that any reader gets the same bits:
+  //     kNone         the stored value, widened (exact); int4_g32, mxfp4: value(code) * scale
+  //     kBlockScale   value(code) * scale, value(code) exact in F32
+  //     kRowScale     d_r * float(i), i an integer of at most 16 bits: group scale times code value, exact
+  //     kTensorScale  value(code) * scale, exact in F32, then * multiplier / divisor, one of which is 1
   void (*decode_tile)(const uint8_t* tile, const float* side, DecodedTile* out);
   // Exact formats only, null otherwise. Stored form of one tile <-> its bytes, bit for bit; all of `in` or `tile` is
   // read.
@@ -79,6 +85,12 @@ struct BlockFormat {
   void (*unpack_tile)(const uint8_t* tile, StoredTile* out);
   // Exact formats only: n consecutive stored elements as F32, before any scale.
   void (*decode_elements)(const uint8_t* elements, int64_t n, float* out);
+  // Exact formats with group scales only: the scale of columns [group * group_cols, ...) of a tile, from the entry of
+  // StoredRows::group_scales for that row and tile.
+  float (*group_scale)(uint16_t bits, int64_t group) = nullptr;
+
+  // An upstream form of 4 bits, which a recipe keeps instead of quantizing it twice.
+  bool native_low_bit() const { return exact && group_cols > 0; }
 };
 
 // Never fails: every FormatId has a row.
@@ -132,11 +144,18 @@ struct StoredRows {
   FormatId format = FormatId::kF32;  // an exact one
   int64_t rows = 0;
   int64_t cols = 0;
-  // Row-major elements of stored_element_bytes each: little-endian F32/F16/BF16, an FP8 byte, or one INT4 code
-  // (unsigned, value + 8) per byte.
+  // Row-major elements of stored_element_bytes each: little-endian F32/F16/BF16, an FP8 byte, or one 4-bit code per
+  // byte (INT4: unsigned, value + 8).
   std::vector<uint8_t> elements;
-  std::vector<float> block_scales;     // fp8_b128: [cdiv(rows, 128)][cdiv(cols, 128)]
-  std::vector<uint16_t> group_scales;  // int4_g32: BF16 bits [rows][cdiv(cols, 32)]
+  // fp8_b128: [cdiv(rows, 128)][cdiv(cols, 128)]; nvfp4: multiplier and divisor of the whole matrix.
+  std::vector<float> block_scales;
+  // [rows][cdiv(cols, 32)] int4_g32: BF16 bits; mxfp4: the E8M0 byte; nvfp4: two E4M3 bytes, columns 0..15 in the low
+  // one.
+  std::vector<uint16_t> group_scales;
+
+  // What of block_scales is appended to the side of the matrix whose first row is `row_begin`: bands in row order make
+  // up the whole side.
+  absl::Span<const float> SideOfBand(int64_t row_begin) const;
 };
 
 // Writes the tiles of `rows` (padding zeroed) to tiles[cdiv(rows, 16) * col_tiles * tile_bytes]. Bit for bit.

@@ -20,27 +20,23 @@ void DecodeTile(const uint8_t* tile, const float* /*side*/, DecodedTile* out) {
 
 void PackTile(const StoredTile& in, uint8_t* tile) {
   Int4G32Tile t = {};
-  for (int64_t r = 0; r < kTileRows; ++r) {
-    for (int64_t k = 0; k < kTileCols; ++k) {
-      SetNibble(t.codes, r, k, static_cast<uint8_t>(in.elements[r * kTileCols + k] & 0xf));
-    }
-    t.scales[r] = in.group_scales[r];
-  }
+  PackNibbles(in.elements, t.codes);
+  for (int64_t r = 0; r < kTileRows; ++r) t.scales[r] = in.group_scales[r];
   std::memcpy(tile, &t, sizeof(t));
 }
 
 void UnpackTile(const uint8_t* tile, StoredTile* out) {
   Int4G32Tile t;
   std::memcpy(&t, tile, sizeof(t));
-  for (int64_t r = 0; r < kTileRows; ++r) {
-    for (int64_t k = 0; k < kTileCols; ++k) out->elements[r * kTileCols + k] = NibbleAt(t.codes, r, k);
-    out->group_scales[r] = t.scales[r];
-  }
+  UnpackNibbles(t.codes, out->elements);
+  for (int64_t r = 0; r < kTileRows; ++r) out->group_scales[r] = t.scales[r];
 }
 
 void DecodeElements(const uint8_t* elements, int64_t n, float* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = static_cast<float>((elements[i] & 0xf) - kInt4CodeBias);
 }
+
+float GroupScale(uint16_t bits, int64_t /*group*/) { return Bf16ToF32(bits); }
 
 }  // namespace
 
@@ -58,6 +54,7 @@ const BlockFormat kInt4G32Format = {
     .pack_tile = PackTile,
     .unpack_tile = UnpackTile,
     .decode_elements = DecodeElements,
+    .group_scale = GroupScale,
 };
 
 }  // namespace kompakt

@@ -9,6 +9,8 @@
 #include "format/block_format.h"
 #include "format/block_fp8_b128.h"
 #include "format/block_int4_g32.h"
+#include "format/block_mxfp4.h"
+#include "format/block_nvfp4.h"
 #include "format/block_q4_g16.h"
 #include "format/block_q4_g32.h"
 #include "format/block_q8_g32.h"
@@ -19,7 +21,8 @@ namespace kompakt {
 absl::Span<const BlockFormat> AllFormats() {
   // The rows are constant-initialised in their own files, so the copy is good whenever it is made.
   static const std::array kTable = {
-      kF32Format, kF16Format, kBf16Format, kFp8B128Format, kInt4G32Format, kQ8G32Format, kQ4G32Format, kQ4G16Format,
+      kF32Format,   kF16Format,   kBf16Format,  kFp8B128Format, kInt4G32Format,
+      kQ8G32Format, kQ4G32Format, kQ4G16Format, kMxfp4Format,   kNvfp4Format,
   };
   return kTable;
 }

@@ -76,6 +76,10 @@ inline constexpr std::array<float, 256> kFp8E4m3Values = [] {
   return values;
 }();
 
+// FP4 E2M1 (OCP MX): sign bit 3, no infinities, no NaN. Indexed by code.
+inline constexpr std::array<float, 16> kE2m1Values = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
+                                                      -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
+
 // UE8M0 (OCP MX): 2^(code - 127); 0xff is NaN.
 constexpr float E8m0ToF32(uint8_t code) {
   if (code == 0xff) return std::bit_cast<float>(0x7fc00000u);

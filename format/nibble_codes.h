@@ -20,4 +20,25 @@ inline void SetNibble(NibbleCodes& codes, int64_t row, int64_t k, uint8_t code) 
   byte = static_cast<uint8_t>(k % 8 < 4 ? (byte & 0xf0) | code : (byte & 0x0f) | (code << 4));
 }
 
+// All codes of a tile from and to one byte each, row-major [16][32].
+inline void PackNibbles(const uint8_t* elements, NibbleCodes& codes) {
+  for (int64_t r = 0; r < kTileRows; ++r) {
+    for (int64_t word = 0; word < kTileCols / 8; ++word) {
+      const uint8_t* k = elements + r * kTileCols + word * 8;
+      for (int64_t i = 0; i < 4; ++i) codes[word][r][i] = static_cast<uint8_t>((k[i] & 0xf) | (k[i + 4] << 4));
+    }
+  }
+}
+inline void UnpackNibbles(const NibbleCodes& codes, uint8_t* elements) {
+  for (int64_t r = 0; r < kTileRows; ++r) {
+    for (int64_t word = 0; word < kTileCols / 8; ++word) {
+      uint8_t* k = elements + r * kTileCols + word * 8;
+      for (int64_t i = 0; i < 4; ++i) {
+        k[i] = codes[word][r][i] & 0xf;
+        k[i + 4] = codes[word][r][i] >> 4;
+      }
+    }
+  }
+}
+
 }  // namespace kompakt

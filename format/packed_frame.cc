@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "absl/strings/str_join.h"
+#include "format/block_format.h"
 #include "format/checksum.h"
 #include "format/status.h"
 
@@ -87,6 +88,18 @@ absl::Status AppendCompressedFrame(const std::string& content, std::vector<uint8
 }
 
 }  // namespace
+
+uint16_t MinorVersionOf(const Manifest& manifest) {
+  uint16_t minor = 0;
+  for (const ExtentEntry& extent : manifest.extents()) {
+    for (const PartEntry& part : extent.parts()) {
+      if (const auto format = FormatFromName(part.format()); format.ok()) {
+        minor = std::max(minor, FormatOf(*format).since_minor);
+      }
+    }
+  }
+  return minor;
+}
 
 HeaderBytes EncodeHeader(const PackedHeader& header) {
   HeaderBytes bytes = {};

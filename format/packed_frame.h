@@ -15,12 +15,12 @@
 namespace kompakt {
 
 inline constexpr uint16_t kFormatMajor = 1;
-inline constexpr uint16_t kFormatMinor = 0;
+inline constexpr uint16_t kFormatMinor = 1;  // the latest that this program knows
 inline constexpr uint64_t kMaxManifestBytes = uint64_t{256} << 20;
 
 struct PackedHeader {
   uint16_t major = kFormatMajor;
-  uint16_t minor = kFormatMinor;
+  uint16_t minor = 0;
   uint64_t file_bytes = 0;
   uint64_t required_features = 0;
   uint64_t optional_features = 0;
@@ -36,6 +36,9 @@ struct PackedFooter {
 
 using HeaderBytes = std::array<uint8_t, kHeaderBytes>;
 using FooterBytes = std::array<uint8_t, kFooterBytes>;
+
+// The lowest minor version that describes a file with this manifest.
+uint16_t MinorVersionOf(const Manifest& manifest);
 
 HeaderBytes EncodeHeader(const PackedHeader& header);
 FooterBytes EncodeFooter(const PackedFooter& footer);

@@ -34,7 +34,7 @@ class PackedSource : public TensorSource {
     form.exact_format = found.part->format;
     // F32 values of a form that no exact format holds keep that property.
     form.decoded = !found.entry->exact();
-    form.native_low_bit = found.part->format == FormatId::kInt4G32;
+    form.native_low_bit = FormatOf(found.part->format).native_low_bit();
     form.dtype = found.entry->source_dtype();
     form.stored_bytes = found.part->blob.total_bytes;
     return form;

@@ -217,7 +217,7 @@ class TransactionalWriter : public PackedWriter {
       return absl::InternalError(absl::StrCat(destination_, ": planned ", file_bytes_, " bytes, the manifest makes it ",
                                               offset + stored.bytes.size() + kFooterBytes));
     }
-    const HeaderBytes header = EncodeHeader({.file_bytes = file_bytes_});
+    const HeaderBytes header = EncodeHeader({.minor = MinorVersionOf(manifest), .file_bytes = file_bytes_});
     const FooterBytes footer = EncodeFooter({.manifest_offset = offset,
                                              .manifest_stored_bytes = stored.bytes.size(),
                                              .manifest_bytes = stored.manifest_bytes,

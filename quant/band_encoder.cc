@@ -39,7 +39,8 @@ absl::Status BandEncoder::EncodeExact(const TensorInfo& tensor, FormatId format,
   }
   out->tiles.resize(TileBytes(format, rows.rows, rows.cols));
   PackTiles(rows, out->tiles.data());
-  out->side = std::move(rows.block_scales);
+  const absl::Span<const float> side = rows.SideOfBand(row_begin);
+  out->side.assign(side.begin(), side.end());
   return absl::OkStatus();
 }
 

@@ -55,7 +55,7 @@ struct Encoder {
 };
 
 absl::Span<const Encoder> AllEncoders();
-// Null for the formats that no encoder makes: the upstream forms fp8_b128 and int4_g32.
+// Null for the formats that no encoder makes: the upstream forms fp8_b128, int4_g32, mxfp4 and nvfp4.
 const Encoder* FindEncoder(FormatId format);
 
 // The checked way in. kInvalidArgument for sizes that do not fit together or a format without encoder; kDataLoss naming

@@ -53,7 +53,7 @@ class QuantRecipe {
   //   * vectors and the router keep their source form or become f32; the correction bias is always f32
   //   * native low-bit tensors are kept unless an override names them
   //   * kv_b_proj has 8 bits or more, unless that is how the source stores it
-  //   * fp8_b128 and int4_g32 only where the source is that
+  //   * fp8_b128, int4_g32, mxfp4 and nvfp4 only where the source is that
   //   * the experts of a layer share one format per role: where their source forms differ, keeping them means f32
   // kInvalidArgument where a rule asks for what these forbid (a pattern that also matches ordinary matrices is taken as
   // not meaning vectors and router), for an override that matches no tensor of the model, and for any other rule that

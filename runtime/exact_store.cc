@@ -88,7 +88,7 @@ absl::Status ExactStore::Plan(const TensorSource& source) {
 
 absl::Status ExactStore::ReadMatrix(const TensorSource& source, const TensorInfo& info, const Tensor& tensor) {
   uint8_t* const blob = bytes_.data() + tensor.offset;
-  auto* const side = reinterpret_cast<float*>(blob + tensor.layout.side_offset);
+  auto* side = reinterpret_cast<float*>(blob + tensor.layout.side_offset);
   for (int64_t begin = 0; begin < info.rows; begin += kRowsAtOnce) {
     const int64_t end = std::min(info.rows, begin + kRowsAtOnce);
     KOMPAKT_ASSIGN_OR_RETURN(const StoredRows rows, source.ReadStored(info, begin, end));
@@ -96,10 +96,8 @@ absl::Status ExactStore::ReadMatrix(const TensorSource& source, const TensorInfo
       return absl::InternalError(absl::StrCat(info.Name(), ": the source gave other rows than it announced"));
     }
     PackTiles(rows, blob + static_cast<uint64_t>(begin / kTileRows) * tensor.layout.row_tile_bytes(*tensor.format));
-    if (tensor.format->side == SideKind::kBlockScale) {
-      const int64_t blocks_per_row = (info.cols + kFp8Block - 1) / kFp8Block;
-      std::copy(rows.block_scales.begin(), rows.block_scales.end(), side + begin / kFp8Block * blocks_per_row);
-    }
+    const absl::Span<const float> band_side = rows.SideOfBand(begin);
+    side = std::copy(band_side.begin(), band_side.end(), side);
   }
   return absl::OkStatus();
 }

@@ -12,7 +12,10 @@
 #include "format/block_f32.h"
 #include "format/block_fp8_b128.h"
 #include "format/block_int4_g32.h"
+#include "format/block_mxfp4.h"
+#include "format/block_nvfp4.h"
 #include "format/block_q8_g32.h"
+#include "format/float_formats.h"
 #include "kernels/portable/panel.h"
 
 #define KOMPAKT_PANEL_INLINE [[gnu::always_inline]] inline
@@ -215,6 +218,83 @@ KOMPAKT_PANEL_INLINE void DecodeInt4(const uint8_t* tile, const float* /*side*/,
         const I high = ((word >> static_cast<int32_t>(8 * byte + 4)) & 0xf) - kInt4CodeBias;
         const F w_low = __builtin_convertvector(low, F) * scale;
         const F w_high = __builtin_convertvector(high, F) * scale;
+        Store(panel + (k + byte) * kTileRows + r, w_low);
+        Store(panel + (k + 4 + byte) * kTileRows + r, w_high);
+      }
+    }
+  }
+}
+
+// The value of E2M1 codes 0..15: 0, 0.5, then 1 and 1.5 times powers of two, which only need their bits put in place.
+template <int kLanes>
+KOMPAKT_PANEL_INLINE void E2m1ToF32(const typename Lanes<kLanes>::I& code, typename Lanes<kLanes>::F& out) {
+  using F = typename Lanes<kLanes>::F;
+  using I = typename Lanes<kLanes>::I;
+  const I magnitude = code & 7;
+  const I half = (magnitude & 1) * 0x3f000000;  // 0 or 0.5
+  const I normal = (magnitude << 22) + (126 << 23);
+  const I bits = (magnitude < 2 ? half : normal) | ((code & 8) << 28);
+  out = reinterpret_cast<F>(bits);
+}
+
+template <int kLanes>
+KOMPAKT_PANEL_INLINE void DecodeMxfp4(const uint8_t* tile, const float* /*side*/, float* panel) {
+  using F = typename Lanes<kLanes>::F;
+  using I = typename Lanes<kLanes>::I;
+  const uint8_t* const exponents = tile + offsetof(Mxfp4Tile, exponents);
+  for (int64_t r = 0; r < kTileRows; r += kLanes) {
+    I exponent;
+    for (int i = 0; i < kLanes; ++i) exponent[i] = exponents[r + i];
+    const I bits = exponent == 0 ? I{} + 0x00400000 : exponent == 255 ? I{} + 0x7fc00000 : exponent << 23;
+    const F scale = reinterpret_cast<F>(bits);
+    for (int64_t k = 0; k < kTileCols; k += 8) {
+      I word;
+      Load(word, tile + (k / 8 * kTileRows + r) * 4);
+      for (int64_t byte = 0; byte < 4; ++byte) {
+        const I low = (word >> static_cast<int32_t>(8 * byte)) & 0xf;
+        const I high = (word >> static_cast<int32_t>(8 * byte + 4)) & 0xf;
+        F w_low;
+        F w_high;
+        E2m1ToF32<kLanes>(low, w_low);
+        E2m1ToF32<kLanes>(high, w_high);
+        w_low *= scale;
+        w_high *= scale;
+        Store(panel + (k + byte) * kTileRows + r, w_low);
+        Store(panel + (k + 4 + byte) * kTileRows + r, w_high);
+      }
+    }
+  }
+}
+
+template <int kLanes>
+KOMPAKT_PANEL_INLINE void DecodeNvfp4(const uint8_t* tile, const float* side, float* panel) {
+  using F = typename Lanes<kLanes>::F;
+  using I = typename Lanes<kLanes>::I;
+  const uint8_t* const scales = tile + offsetof(Nvfp4Tile, scales);
+  const float multiplier = side[0];
+  const float divisor = side[1];
+  for (int64_t r = 0; r < kTileRows; r += kLanes) {
+    F scale[2];
+    for (int g = 0; g < 2; ++g) {
+      for (int i = 0; i < kLanes; ++i) scale[g][i] = kFp8E4m3Values[scales[g * kTileRows + r + i]];
+    }
+    for (int64_t k = 0; k < kTileCols; k += 8) {
+      I word;
+      Load(word, tile + (k / 8 * kTileRows + r) * 4);
+      const F group_scale = scale[k / kNvfp4Group];
+      for (int64_t byte = 0; byte < 4; ++byte) {
+        const I low = (word >> static_cast<int32_t>(8 * byte)) & 0xf;
+        const I high = (word >> static_cast<int32_t>(8 * byte + 4)) & 0xf;
+        F w_low;
+        F w_high;
+        E2m1ToF32<kLanes>(low, w_low);
+        E2m1ToF32<kLanes>(high, w_high);
+        w_low = w_low * group_scale * multiplier;
+        w_high = w_high * group_scale * multiplier;
+        if (divisor != 1.0f) {  // divisions cost more than all the rest
+          w_low = w_low / divisor;
+          w_high = w_high / divisor;
+        }
         Store(panel + (k + byte) * kTileRows + r, w_low);
         Store(panel + (k + 4 + byte) * kTileRows + r, w_high);
       }

@@ -23,6 +23,12 @@ using DecodeFn = void (*)(const uint8_t* tile, const float* side, float* panel);
   TARGET void NAME##Int4(const uint8_t* tile, const float* side, float* panel) {                                       \
     DecodeInt4<LANES>(tile, side, panel);                                                                              \
   }                                                                                                                    \
+  TARGET void NAME##Mxfp4(const uint8_t* tile, const float* side, float* panel) {                                      \
+    DecodeMxfp4<LANES>(tile, side, panel);                                                                             \
+  }                                                                                                                    \
+  TARGET void NAME##Nvfp4(const uint8_t* tile, const float* side, float* panel) {                                      \
+    DecodeNvfp4<LANES>(tile, side, panel);                                                                             \
+  }                                                                                                                    \
   TARGET void NAME##Q8(const uint8_t* tile, const float* side, float* panel) { DecodeQ8<LANES>(tile, side, panel); }   \
   TARGET void NAME##Transpose(const float* a, int64_t a_stride, int64_t rows, int64_t cols, float* b,                  \
                               int64_t b_stride) {                                                                      \
@@ -41,21 +47,24 @@ using DecodeFn = void (*)(const uint8_t* tile, const float* side, float* panel);
   }
 
 KOMPAKT_PANEL_ISA(Baseline, 4, )
-constexpr std::array<DecodeFn, 8> kBaselineDecode = {BaselineF32,  BaselineF16, BaselineBf16, BaselineFp8,
-                                                     BaselineInt4, BaselineQ8,  nullptr,      nullptr};
+constexpr std::array<DecodeFn, 10> kBaselineDecode = {BaselineF32,   BaselineF16,  BaselineBf16, BaselineFp8,
+                                                      BaselineInt4,  BaselineQ8,   nullptr,      nullptr,
+                                                      BaselineMxfp4, BaselineNvfp4};
 
 #if defined(__x86_64__)
 KOMPAKT_PANEL_ISA(Avx2, 8, __attribute__((target("avx2"))))
-constexpr std::array<DecodeFn, 8> kAvx2Decode = {Avx2F32,  Avx2F16, Avx2Bf16,        Avx2Fp8,
-                                                 Avx2Int4, Avx2Q8,  DecodeQ4G32Avx2, DecodeQ4G16Avx2};
+constexpr std::array<DecodeFn, 10> kAvx2Decode = {Avx2F32, Avx2F16,         Avx2Bf16,        Avx2Fp8,   Avx2Int4,
+                                                  Avx2Q8,  DecodeQ4G32Avx2, DecodeQ4G16Avx2, Avx2Mxfp4, Avx2Nvfp4};
 
 KOMPAKT_PANEL_ISA(Avx512, 16, __attribute__((target("avx512f"))))
-constexpr std::array<DecodeFn, 8> kAvx512Decode = {Avx512F32,  Avx512F16, Avx512Bf16,        Avx512Fp8,
-                                                   Avx512Int4, Avx512Q8,  DecodeQ4G32Avx512, DecodeQ4G16Avx512};
+constexpr std::array<DecodeFn, 10> kAvx512Decode = {Avx512F32,   Avx512F16,  Avx512Bf16,        Avx512Fp8,
+                                                    Avx512Int4,  Avx512Q8,   DecodeQ4G32Avx512, DecodeQ4G16Avx512,
+                                                    Avx512Mxfp4, Avx512Nvfp4};
 #endif
 
 // The arrays above are in the order of FormatId.
-static_assert(static_cast<int>(FormatId::kQ4G16) == 7 && static_cast<int>(FormatId::kFp8B128) == 3);
+static_assert(static_cast<int>(FormatId::kQ4G16) == 7 && static_cast<int>(FormatId::kFp8B128) == 3 &&
+              static_cast<int>(FormatId::kNvfp4) == 9);
 
 }  // namespace
 

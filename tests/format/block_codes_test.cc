@@ -8,6 +8,8 @@
 #include "format/block_format.h"
 #include "format/block_fp8_b128.h"
 #include "format/block_int4_g32.h"
+#include "format/block_mxfp4.h"
+#include "format/block_nvfp4.h"
 #include "format/block_q4_g16.h"
 #include "format/block_q4_g32.h"
 #include "format/block_q8_g32.h"
@@ -144,6 +146,80 @@ TEST(Int4G32, EveryCodeTimesEveryScaleIsOneProduct) {
           ASSERT_TRUE(std::isnan(out.w[r][k])) << "scale " << scale << " value " << value;
         } else {
           ASSERT_EQ(Bits(out.w[r][k]), Bits(expected)) << "scale " << scale << " value " << value;
+        }
+      }
+    }
+  }
+}
+
+// E2M1 by its definition: two exponent bits with bias 1, one mantissa bit.
+double E2m1(uint32_t code) { return ValueOf(code, 2, 1); }
+
+TEST(E2m1Codes, AllDecodeToTheirDefinition) {
+  for (uint32_t code = 0; code < 16; ++code) {
+    EXPECT_EQ(static_cast<double>(kE2m1Values[code]), E2m1(code)) << code;
+    EXPECT_EQ(std::signbit(kE2m1Values[code]), code >= 8) << code;
+  }
+}
+
+TEST(Mxfp4, EveryCodeTimesEveryExponentIsExact) {
+  for (int first = 0; first < 256; first += 16) {
+    Mxfp4Tile tile = {};
+    for (int64_t r = 0; r < kTileRows; ++r) {
+      tile.exponents[r] = static_cast<uint8_t>(first + r);
+      for (int64_t k = 0; k < kTileCols; ++k) SetNibble(tile.codes, r, k, static_cast<uint8_t>((k * 5 + r) % 16));
+    }
+    DecodedTile out;
+    FormatOf(FormatId::kMxfp4).decode_tile(reinterpret_cast<const uint8_t*>(&tile), nullptr, &out);
+    for (int64_t r = 0; r < kTileRows; ++r) {
+      for (int64_t k = 0; k < kTileCols; ++k) {
+        const int exponent = static_cast<int>(first + r);
+        const uint32_t code = static_cast<uint32_t>((k * 5 + r) % 16);
+        if (exponent == 255) {
+          ASSERT_TRUE(std::isnan(out.w[r][k])) << "code " << code;
+          continue;
+        }
+        const double exact = std::ldexp(E2m1(code), exponent - 127);
+        ASSERT_EQ(Bits(out.w[r][k]), Bits(static_cast<float>(exact))) << "code " << code << " exponent " << exponent;
+        if (exponent <= kMxfp4LargestExponent) {
+          ASSERT_EQ(static_cast<double>(out.w[r][k]), exact) << "code " << code << " exponent " << exponent;
+        }
+      }
+    }
+  }
+}
+
+TEST(Nvfp4, EveryCodeTimesEveryScaleIsRoundedOnce) {
+  // Multipliers and divisors as producers write them, powers of two, and one that makes subnormals.
+  const std::vector<std::pair<float, float>> sides = {{1.0f, 1.0f},          {0x1p-9f, 1.0f},  {1.0f, 0x1p11f},
+                                                      {3.1415927e-4f, 1.0f}, {1.0f, 2907.73f}, {1.3e-40f, 1.0f},
+                                                      {1.0f, 3e38f}};
+  for (const auto& [multiplier, divisor] : sides) {
+    const float side[2] = {multiplier, divisor};
+    for (int first = 0; first < 256; first += 16) {
+      Nvfp4Tile tile = {};
+      for (int64_t r = 0; r < kTileRows; ++r) {
+        tile.scales[0][r] = static_cast<uint8_t>(first + r);
+        tile.scales[1][r] = static_cast<uint8_t>(255 - first - r);
+        for (int64_t k = 0; k < kTileCols; ++k) SetNibble(tile.codes, r, k, static_cast<uint8_t>((k * 5 + r) % 16));
+      }
+      DecodedTile out;
+      FormatOf(FormatId::kNvfp4).decode_tile(reinterpret_cast<const uint8_t*>(&tile), side, &out);
+      for (int64_t r = 0; r < kTileRows; ++r) {
+        for (int64_t k = 0; k < kTileCols; ++k) {
+          const uint32_t code = static_cast<uint32_t>((k * 5 + r) % 16);
+          const auto scale = static_cast<uint32_t>(k < 16 ? first + r : 255 - first - r);
+          if ((scale & 0x7f) == 0x7f) {
+            ASSERT_TRUE(std::isnan(out.w[r][k])) << "scale " << scale;
+            continue;
+          }
+          // Exact in double: 2 + 4 significant bits, then 24 more.
+          const double product = E2m1(code) * ValueOf(scale, 4, 3);
+          ASSERT_EQ(static_cast<double>(static_cast<float>(product)), product);
+          const float expected = divisor == 1.0f ? static_cast<float>(product * static_cast<double>(multiplier))
+                                                 : static_cast<float>(product) / divisor;
+          ASSERT_EQ(Bits(out.w[r][k]), Bits(expected))
+              << "code " << code << " scale " << scale << " * " << multiplier << " / " << divisor;
         }
       }
     }

@@ -42,10 +42,18 @@ StoredRows RandomStored(const BlockFormat& format, MatrixShape shape, uint32_t s
   rows.elements.resize(static_cast<size_t>(shape.rows * shape.cols) * format.stored_element_bytes);
   for (uint8_t& byte : rows.elements) byte = static_cast<uint8_t>(rng());
   const auto scale = [&rng] { return std::ldexp(1.0f + static_cast<float>(rng() % 1000) / 1000, -8); };
-  if (format.id == FormatId::kInt4G32) {
+  if (format.native_low_bit()) {
     for (uint8_t& code : rows.elements) code &= 0xf;
-    for (int64_t i = 0; i < shape.rows * ((shape.cols + 31) / 32); ++i) rows.group_scales.push_back(F32ToBf16(scale()));
+    for (int64_t i = 0; i < shape.rows * ((shape.cols + 31) / 32); ++i) {
+      const auto low = static_cast<uint16_t>(rng() % 127);  // an E8M0 exponent, or a finite positive E4M3 code
+      const auto high = static_cast<uint16_t>((i * 32 % shape.cols) + 16 < shape.cols ? rng() % 127 : 0);
+      rows.group_scales.push_back(format.id == FormatId::kInt4G32 ? F32ToBf16(scale())
+                                  : format.id == FormatId::kMxfp4 ? low
+                                                                  : static_cast<uint16_t>(low | (high << 8)));
+    }
   }
+  if (format.side == SideKind::kTensorScale) rows.block_scales = {seed % 2 == 0 ? 1.0f : scale() * 1e-2f, scale()};
+  if (format.side == SideKind::kTensorScale && seed % 2 != 0) rows.block_scales[1] = 1.0f;
   if (format.side == SideKind::kBlockScale) {
     const int64_t blocks = ((shape.rows + 127) / 128) * ((shape.cols + 127) / 128);
     for (int64_t i = 0; i < blocks; ++i) rows.block_scales.push_back(scale());
@@ -85,6 +93,7 @@ TEST(BlockFormat, AnUnknownNameIsRefusedWithTheKnownOnes) {
 TEST(BlockFormat, RowsAgreeWithThemselves) {
   for (const BlockFormat& format : AllFormats()) {
     EXPECT_EQ(static_cast<double>(format.tile_bytes) * 8 / kTileElements, format.bits_per_weight) << format.name;
+    EXPECT_EQ(format.group_scale != nullptr, format.native_low_bit()) << format.name;
     EXPECT_NE(format.decode_tile, nullptr) << format.name;
     EXPECT_EQ(format.pack_tile != nullptr, format.exact) << format.name;
     EXPECT_EQ(format.unpack_tile != nullptr, format.exact) << format.name;
@@ -109,6 +118,7 @@ TEST(BlockLayout, IsWhatTheHeaderSays) {
       if (format.side == SideKind::kBlockScale) {
         side = static_cast<uint64_t>((shape.rows + 127) / 128 * ((shape.cols + 127) / 128)) * 4;
       }
+      if (format.side == SideKind::kTensorScale) side = 8;
       EXPECT_EQ(layout.side_bytes, side) << what;
       EXPECT_EQ(layout.total_bytes, (layout.side_offset + side + 63) / 64 * 64) << what;
     }

@@ -170,7 +170,8 @@ TEST(PackedDamage, NewerVersionsAndUnknownRequiredFeaturesAreRefusedByName) {
     EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr(message));
   };
-  expect_unsupported({.header = [](PackedHeader& h) { h.major = 2; }}, "format version 2.0; this program reads 1.x");
+  expect_unsupported({.header = [](PackedHeader& h) { h.major = 2, h.minor = 0; }},
+                     "format version 2.0; this program reads 1.x");
   expect_unsupported({.header = [](PackedHeader& h) { h.required_features = uint64_t{1} << 37; }},
                      "the feature bit 37, which this program does not know");
   const auto named = [](Manifest& m) {
@@ -196,7 +197,7 @@ TEST(PackedDamage, NewerMinorVersionsOptionalFeaturesAndUnknownFieldsAreAccepted
 
 TEST(PackedDamage, AFooterOfAnotherFileIsFound) {
   std::vector<uint8_t> bytes = MicroFile();
-  const HeaderBytes other = EncodeHeader({.minor = 1, .file_bytes = bytes.size()});
+  const HeaderBytes other = EncodeHeader({.minor = 7, .file_bytes = bytes.size()});
   std::copy(other.begin(), other.end(), bytes.begin());
   const absl::Status status = OpenStatus(bytes);
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);

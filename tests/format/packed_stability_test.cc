@@ -19,11 +19,12 @@ constexpr char kVersion1[] = KOMPAKT_SOURCE_DIR "/tests/fuzz/corpus/packed_file/
 
 TEST(PackedStability, AFileOfVersion1IsStillReadAndStillWritten) {
   const std::vector<uint8_t> old_bytes = ReadWholeFile(kVersion1);
-  const std::vector<uint8_t> new_bytes = SyntheticFileBytes(MicroArch());
+  const std::vector<uint8_t> new_bytes = SyntheticFileBytes(MicroArch(), kFormatsOfVersion10);
   const auto old_file = ReadPackedIndex(MemoryFile(old_bytes), "old");
   ASSERT_TRUE(old_file.ok()) << old_file.status();
   const auto new_file = ReadPackedIndex(MemoryFile(new_bytes), "new");
   ASSERT_TRUE(new_file.ok()) << new_file.status();
+  EXPECT_EQ(new_file->header.minor, 0) << "nothing in it is younger";
   // Not the stored bytes: another libzstd may compress the assets differently.
   EXPECT_EQ(old_file->manifest.SerializeAsString(), new_file->manifest.SerializeAsString());
   ASSERT_EQ(old_file->footer.manifest_offset, new_file->footer.manifest_offset);
@@ -31,6 +32,19 @@ TEST(PackedStability, AFileOfVersion1IsStillReadAndStillWritten) {
   EXPECT_TRUE(absl::MakeConstSpan(old_bytes).subspan(kHeaderBytes, data) ==
               absl::MakeConstSpan(new_bytes).subspan(kHeaderBytes, data))
       << "weights are laid out differently";
+}
+
+TEST(PackedStability, AFileHasTheLowestVersionThatDescribesIt) {
+  const std::vector<uint8_t> bytes = SyntheticFileBytes(SmallV3Arch());
+  const auto file = ReadPackedIndex(MemoryFile(bytes), "new");
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_EQ(file->header.minor, 1) << "mxfp4 and nvfp4 came with 1.1";
+  Manifest manifest = file->manifest;
+  EXPECT_EQ(MinorVersionOf(manifest), 1);
+  for (ExtentEntry& extent : *manifest.mutable_extents()) {
+    for (PartEntry& part : *extent.mutable_parts()) part.set_format("int4_g32");
+  }
+  EXPECT_EQ(MinorVersionOf(manifest), 0);
 }
 
 // The document is the specification; the code must not have numbers of its own.
@@ -48,9 +62,10 @@ TEST(FormatDocument, SaysTheNumbersOfTheCode) {
   expect_says("is at most 268,435,456");
   EXPECT_EQ(kMaxManifestBytes, 268435456u);
   for (const BlockFormat& format : AllFormats()) {
-    const absl::string_view side = format.side == SideKind::kNone       ? "none"
-                                   : format.side == SideKind::kRowScale ? "row scales"
-                                                                        : "block scales";
+    const absl::string_view side = format.side == SideKind::kNone         ? "none"
+                                   : format.side == SideKind::kRowScale   ? "row scales"
+                                   : format.side == SideKind::kBlockScale ? "block scales"
+                                                                          : "tensor scale";
     expect_says(absl::StrCat("| `", format.name, "` | ", format.tile_bytes, " | ", side, " | "));
   }
   for (const RoleInfo& role : AllRoles()) {

@@ -39,6 +39,8 @@ void FillExact(FormatId id, float magnitude, std::mt19937_64& random, RandomMatr
         break;
       }
       case FormatId::kInt4G32:
+      case FormatId::kMxfp4:
+      case FormatId::kNvfp4:
         *element = static_cast<uint8_t>(random() % 16);
         break;
       default: {
@@ -56,9 +58,18 @@ void FillExact(FormatId id, float magnitude, std::mt19937_64& random, RandomMatr
     std::memcpy(m->bytes.data() + m->view.layout.side_offset, stored.block_scales.data(),
                 stored.block_scales.size() * sizeof(float));
   }
-  if (id == FormatId::kInt4G32) {
+  if (format.native_low_bit()) {
     stored.group_scales.resize(static_cast<size_t>(shape.rows) * blocks(shape.cols, kTileCols));
-    for (uint16_t& s : stored.group_scales) s = bf16(50 * scale(random));
+    for (uint16_t& s : stored.group_scales) {
+      const uint64_t bits = random();
+      s = id == FormatId::kInt4G32 ? bf16(50 * scale(random))
+          : id == FormatId::kMxfp4 ? static_cast<uint16_t>(117 + bits % 3)
+                                   : static_cast<uint16_t>((0x30 + bits % 16) | (0x30 + bits / 16 % 16) << 8);
+    }
+  }
+  if (format.side == SideKind::kTensorScale) {
+    const float scales[2] = {1.0f, 1.7f / magnitude};
+    std::memcpy(m->bytes.data() + m->view.layout.side_offset, scales, sizeof(scales));
   }
   PackTiles(stored, m->bytes.data());
 }
