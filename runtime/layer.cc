@@ -131,38 +131,44 @@ absl::Status FeedForward(const Pass& p) {
 
 }  // namespace
 
-absl::StatusOr<Activations> Activations::Create(const ArchSpec& arch, int64_t capacity) {
+int64_t Activations::Place(const ArchSpec& arch, int64_t capacity, float* base) {
   const MlaSpec& mla = arch.mla();
   const int64_t h = arch.hidden_size();
   const int64_t heads = mla.num_attention_heads();
   const int64_t k = arch.moe().num_experts_per_tok();
-  Activations a;
-  a.capacity_ = capacity;
   const std::array<std::pair<float**, int64_t>, 9> widths = {{
-      {&a.x, h},
-      {&a.normed, h},
-      {&a.out, h},
-      {&a.q_latent, mla.q_lora_rank()},
-      {&a.q, heads * (mla.qk_nope_head_dim() + mla.qk_rope_head_dim())},
-      {&a.kv_a, mla.kv_lora_rank() + mla.qk_rope_head_dim()},
-      {&a.attended, heads * mla.v_head_dim()},
-      {&a.cos_sin, mla.qk_rope_head_dim()},
-      {&a.router_weights, k},
+      {&x, h},
+      {&normed, h},
+      {&out, h},
+      {&q_latent, mla.q_lora_rank()},
+      {&q, heads * (mla.qk_nope_head_dim() + mla.qk_rope_head_dim())},
+      {&kv_a, mla.kv_lora_rank() + mla.qk_rope_head_dim()},
+      {&attended, heads * mla.v_head_dim()},
+      {&cos_sin, mla.qk_rope_head_dim()},
+      {&router_weights, k},
   }};
   constexpr auto kFloatsPerLine = static_cast<int64_t>(kMemoryAlign / sizeof(float));
   const auto floats = [&](int64_t width) {
     return (width * capacity + kFloatsPerLine - 1) / kFloatsPerLine * kFloatsPerLine;
   };
-  int64_t total = floats(k);  // router_ids
-  for (const auto& [pointer, width] : widths) total += floats(width);
-  KOMPAKT_ASSIGN_OR_RETURN(
-      a.buffer_, AlignedBuffer::Create(static_cast<uint64_t>(total) * sizeof(float), "activations of the session"));
-  auto* next = reinterpret_cast<float*>(a.buffer_.data());
+  int64_t total = 0;
   for (const auto& [pointer, width] : widths) {
-    *pointer = next;
-    next += floats(width);
+    if (base != nullptr) *pointer = base + total;
+    total += floats(width);
   }
-  a.router_ids = reinterpret_cast<int32_t*>(next);
+  if (base != nullptr) router_ids = reinterpret_cast<int32_t*>(base + total);
+  return total + floats(k);
+}
+
+uint64_t Activations::BytesFor(const ArchSpec& arch, int64_t capacity) {
+  return static_cast<uint64_t>(Activations().Place(arch, capacity, nullptr)) * sizeof(float);
+}
+
+absl::StatusOr<Activations> Activations::Create(const ArchSpec& arch, int64_t capacity) {
+  Activations a;
+  a.capacity_ = capacity;
+  KOMPAKT_ASSIGN_OR_RETURN(a.buffer_, AlignedBuffer::Create(BytesFor(arch, capacity), "activations of the session"));
+  a.Place(arch, capacity, reinterpret_cast<float*>(a.buffer_.data()));
   return a;
 }
 

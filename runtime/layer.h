@@ -16,6 +16,8 @@ class Activations {
  public:
   // kResourceExhausted when the memory cannot be had.
   static absl::StatusOr<Activations> Create(const ArchSpec& arch, int64_t capacity);
+  // What Create asks for.
+  static uint64_t BytesFor(const ArchSpec& arch, int64_t capacity);
 
   int64_t capacity() const { return capacity_; }
   uint64_t bytes() const { return buffer_.bytes(); }
@@ -32,6 +34,9 @@ class Activations {
   int32_t* router_ids = nullptr;    // [T, K]
 
  private:
+  // Points the members at consecutive pieces from `base` on; returns the number of floats.
+  int64_t Place(const ArchSpec& arch, int64_t capacity, float* base);
+
   AlignedBuffer buffer_;
   int64_t capacity_ = 0;
 };

@@ -7,14 +7,11 @@
 
 #include "format/arch_spec.h"
 #include "format/status.h"
+#include "runtime/footprint.h"
 #include "runtime/layer.h"
 
 namespace kompakt {
 namespace {
-
-// Tokens that go through the layers together: enough to use every decoded weight many times, few enough that the
-// activations of a large model stay near 100 MB.
-constexpr int64_t kChunkTokens = 512;
 
 class CpuSession : public Session {
  public:
@@ -30,6 +27,7 @@ class CpuSession : public Session {
   int64_t position() const override { return position_; }
   int64_t max_tokens() const override { return max_tokens_; }
   uint64_t cache_bytes() const override { return cache_.bytes(); }
+  uint64_t working_bytes() const override { return activations_.bytes() + workspace_.bytes(); }
 
   absl::Status Rewind(int64_t position) override {
     if (position < 0 || position > position_) {

@@ -30,6 +30,8 @@ class Session {
   virtual int64_t position() const = 0;  // tokens in the cache
   virtual int64_t max_tokens() const = 0;
   virtual uint64_t cache_bytes() const = 0;
+  // Activations, and the scratch memory that the calls so far needed (runtime/footprint.h bounds it beforehand).
+  virtual uint64_t working_bytes() const = 0;
   // Forgets the tokens from `position` on.
   virtual absl::Status Rewind(int64_t position) = 0;
 

@@ -1,0 +1,55 @@
+#include "runtime/footprint.h"
+
+#include <algorithm>
+
+#include "kernels/latent_cache.h"
+#include "runtime/layer.h"
+
+namespace kompakt {
+namespace {
+
+// Scratch of the kernels in floats. The shapes are those of kernels/portable; the tests hold the sum to what a Session
+// takes.
+constexpr int64_t kTasksTokens = 8;         // of one pass of the absorbed form
+constexpr int64_t kPartRows = 512;          // of the cache, per partial result of the absorbed form
+constexpr int64_t kBlockRows = 64;          // of the cache, per block of either form
+constexpr int64_t kThreadFloats = 1 << 18;  // panels of decoded weights and small results of one thread
+
+int64_t FfnFloats(const ArchSpec& arch, int64_t tokens) {
+  const MoeSpec& moe = arch.moe();
+  const int64_t dense = std::max(arch.intermediate_size(), moe.n_shared_experts() * moe.moe_intermediate_size());
+  const int64_t routed = moe.num_experts_per_tok() * moe.moe_intermediate_size();
+  return tokens * std::max(dense, routed);
+}
+
+int64_t AbsorbedFloats(const MlaSpec& mla, int64_t context) {
+  const int64_t rows = kTasksTokens * mla.num_attention_heads();
+  const int64_t parts = (context + kPartRows - 1) / kPartRows;
+  const int64_t width = mla.kv_lora_rank() + mla.qk_rope_head_dim();
+  return rows * width + parts * rows * (mla.kv_lora_rank() + 18);
+}
+
+int64_t PerThreadFloats(const MlaSpec& mla, int64_t tokens) {
+  const int64_t width = mla.kv_lora_rank() + mla.qk_rope_head_dim();
+  const int64_t head = mla.qk_nope_head_dim() + mla.v_head_dim() + 32;
+  return kThreadFloats + 2 * head * (mla.kv_lora_rank() + 32) + kBlockRows * (3 * width + 2 * head) +
+         tokens * (head + 2 * kBlockRows);
+}
+
+}  // namespace
+
+Footprint FootprintOf(const ArchSpec& arch, int64_t context, int threads) {
+  const MlaSpec& mla = arch.mla();
+  const int64_t tokens = std::min(context, kChunkTokens);
+  Footprint footprint;
+  footprint.cache_bytes = LatentCache::LatentRowBytes(mla.kv_lora_rank(), mla.qk_rope_head_dim()) *
+                          static_cast<uint64_t>(arch.num_hidden_layers()) * static_cast<uint64_t>(context);
+  const int64_t scratch = std::max(FfnFloats(arch, tokens), AbsorbedFloats(mla, context)) +
+                          threads * PerThreadFloats(mla, tokens) + tokens * arch.moe().n_routed_experts() +
+                          arch.vocab_size();
+  // A workspace that had to grow holds the smaller block and the larger one until the pass ends.
+  footprint.working_bytes = Activations::BytesFor(arch, tokens) + 2 * static_cast<uint64_t>(scratch) * sizeof(float);
+  return footprint;
+}
+
+}  // namespace kompakt

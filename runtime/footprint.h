@@ -1,0 +1,24 @@
+// Footprint: the memory that running a model takes besides its file.
+#pragma once
+
+#include <cstdint>
+
+#include "format/arch_spec.pb.h"
+
+namespace kompakt {
+
+// Tokens that go through the layers together: enough to use every decoded weight many times, few enough that the
+// activations of a large model stay near 100 MB.
+inline constexpr int64_t kChunkTokens = 512;
+
+struct Footprint {
+  uint64_t cache_bytes = 0;    // latent KV cache of all layers, exactly what a Session allocates
+  uint64_t working_bytes = 0;  // activations and scratch of the kernels; an upper bound
+
+  uint64_t total() const { return cache_bytes + working_bytes; }
+};
+
+// For a timeline of `context` tokens on `threads` threads. `arch` must have passed ValidateArchSpec.
+Footprint FootprintOf(const ArchSpec& arch, int64_t context, int threads);
+
+}  // namespace kompakt
