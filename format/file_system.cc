@@ -1,9 +1,12 @@
 #include "format/file_system.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -182,6 +185,23 @@ class PosixFiles : public FileSystem {
     if (statvfs(folder.c_str(), &space) != 0) return IoError(errno, "examine folder", folder);
     if (access(folder.c_str(), W_OK) != 0) return IoError(errno, "write to folder", folder);
     return static_cast<uint64_t>(space.f_bavail) * (space.f_frsize != 0 ? space.f_frsize : 512);
+  }
+
+  uint64_t MostFileBytes(const std::string& path) override {
+    const std::string folder = FolderOf(path);
+    uint64_t most = std::numeric_limits<uint64_t>::max();
+    // pathconf answers what the kernel's interface could take; FAT says less than that only when it is written to.
+    struct statfs info;
+    if (statfs(folder.c_str(), &info) == 0 && info.f_type == MSDOS_SUPER_MAGIC) {
+      most = std::numeric_limits<uint32_t>::max();
+    } else if (const long bits = pathconf(folder.c_str(), _PC_FILESIZEBITS); bits > 1 && bits < 64) {
+      most = (uint64_t{1} << (bits - 1)) - 1;
+    }
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
+      most = std::min<uint64_t>(most, limit.rlim_cur);
+    }
+    return most;
   }
 
  private:

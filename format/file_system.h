@@ -48,6 +48,9 @@ class FileSystem {
   // Bytes that this user may still write on the file system that holds `path`, which need not exist itself. Fails where
   // its folder does not exist or may not be written to.
   virtual absl::StatusOr<uint64_t> FreeBytes(const std::string& path) = 0;
+  // The largest file that can lie at `path`, by its file system and this process' limit; the largest u64 when neither
+  // is known.
+  virtual uint64_t MostFileBytes(const std::string& path) = 0;
 };
 
 // The operating system's files.

@@ -1,4 +1,5 @@
-// kompakt convert SRC DST [--recipe NAME|FILE] [--tensor PATTERN=FORMAT]... [-t N] [--dry-run] [--force]
+// kompakt convert SRC DST [--recipe NAME|FILE | --fit SIZE [-c N]] [--tensor PATTERN=FORMAT]... [-t N] [--dry-run]
+// [--force]
 #include "quant/convert.h"
 
 #include <chrono>
@@ -19,11 +20,7 @@ class ConvertVerb : public Verb {
   void Declare(CLI::App& app) override {
     app.add_option("source", source_, "Checkpoint folder (config.json and safetensors), or a .kpk")->required();
     app.add_option("destination", destination_, "The .kpk file to write");
-    app.add_option("--recipe", flags_.recipe, "lossless, q8, q4 (default), or a recipe file");
-    app.add_option("--tensor", flags_.overrides,
-                   "PATTERN=FORMAT, for example 'mlp.experts.*=q8_g32' or 'model.layers.0.*=bf16'; may repeat")
-        ->expected(1)
-        ->take_all();
+    DeclareRecipeFlags(app, flags_);
     app.add_option("-t,--threads", threads_, "Threads; 0 (default) takes every processor");
     app.add_flag("--dry-run", dry_run_, "Read headers only and print the plan");
     app.add_flag("--force", force_, "Replace a destination that was made from something else");
@@ -33,15 +30,17 @@ class ConvertVerb : public Verb {
     KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
     if (destination_.empty() && !dry_run_)
       return UsageError("convert needs a destination: kompakt convert SRC DST.kpk");
-    KOMPAKT_ASSIGN_OR_RETURN(const QuantRecipe recipe, ReadRecipe(flags_));
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenSource(source_));
     PrintSourceNotices(*source);
     if (dry_run_) {
-      KOMPAKT_ASSIGN_OR_RETURN(const ConversionPlan plan, PlanConversion(*source, recipe, threads));
-      PrintAnswer(json_ ? PlanJson(*source, plan).dump(2) + "\n" : PlanText(*source, plan));
+      KOMPAKT_ASSIGN_OR_RETURN(const PlanReport report, MakePlanReport(*source, flags_, destination_, threads));
+      PrintAnswer(json_ ? PlanJson(*source, report).dump(2) + "\n" : PlanText(*source, report));
+      KOMPAKT_RETURN_IF_ERROR(report.preflight.Outcome());
       return kExitYes;
     }
-    return Convert(*source, recipe, threads);
+    KOMPAKT_ASSIGN_OR_RETURN(const ChosenRecipe chosen, ChooseRecipe(flags_, *source, threads));
+    if (chosen.fit.has_value()) PrintNotice(absl::StrCat("note: --fit chose ", chosen.fit->chosen));
+    return Convert(*source, chosen.recipe, threads);
   }
 
  private:

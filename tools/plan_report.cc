@@ -1,7 +1,5 @@
 #include "tools/plan_report.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -21,13 +19,30 @@ std::string ModelLine(const ArchSpec& arch) {
                          arch.moe().num_experts_per_tok(), arch.vocab_size());
 }
 
+std::string FitText(const ChosenRecipe& recipe) {
+  const FitResult& fit = *recipe.fit;
+  return absl::StrCat("fit         ", fit.chosen, "\n            ", HumanBytes(fit.file_bytes), " file + ",
+                      HumanBytes(fit.footprint.cache_bytes), " KV cache + ", HumanBytes(fit.footprint.working_bytes),
+                      " working memory, of ", HumanBytes(recipe.fit_budget_bytes), "\n");
+}
+
 double BitsPerWeight(uint64_t bytes, int64_t parameters) {
   return parameters > 0 ? 8.0 * static_cast<double>(bytes) / static_cast<double>(parameters) : 0;
 }
 
 }  // namespace
 
-std::string PlanText(const TensorSource& source, const ConversionPlan& plan) {
+absl::StatusOr<PlanReport> MakePlanReport(const TensorSource& source, const RecipeFlags& flags,
+                                          const std::string& destination, int threads) {
+  PlanReport report;
+  KOMPAKT_ASSIGN_OR_RETURN(report.recipe, ChooseRecipe(flags, source, threads));
+  KOMPAKT_ASSIGN_OR_RETURN(report.plan, PlanConversion(source, report.recipe.recipe, threads));
+  report.preflight = CheckBeforeWork(source, report.plan, destination, threads);
+  return report;
+}
+
+std::string PlanText(const TensorSource& source, const PlanReport& report) {
+  const ConversionPlan& plan = report.plan;
   std::string text = absl::StrCat("model    ", ModelLine(source.schema().arch()), "\n");
   size_t role_width = 4, source_width = 6;
   for (const auto& line : plan.lines) {
@@ -51,10 +66,12 @@ std::string PlanText(const TensorSource& source, const ConversionPlan& plan) {
                   "\nfile        ", GroupedDigits(static_cast<int64_t>(plan.file_bytes)), " bytes\nmemory      ",
                   HumanBytes(plan.peak_ram_bytes), " at most while converting\ndisk        ",
                   HumanBytes(plan.file_bytes), " at the destination while converting and after\n");
-  return text;
+  if (report.recipe.fit.has_value()) absl::StrAppend(&text, FitText(report.recipe));
+  return text + report.preflight.Text();
 }
 
-nlohmann::ordered_json PlanJson(const TensorSource& source, const ConversionPlan& plan) {
+nlohmann::ordered_json PlanJson(const TensorSource& source, const PlanReport& report) {
+  const ConversionPlan& plan = report.plan;
   nlohmann::ordered_json lines = nlohmann::ordered_json::array();
   for (const auto& line : plan.lines) {
     lines.push_back({{"class", line.tensor_class},
@@ -69,29 +86,27 @@ nlohmann::ordered_json PlanJson(const TensorSource& source, const ConversionPlan
                      {"reason", line.reason}});
   }
   const ArchSpec& arch = source.schema().arch();
-  return {{"architecture", arch.architecture()},
-          {"model_type", arch.model_type()},
-          {"parameters", plan.parameters},
-          {"source_bytes", plan.source_bytes},
-          {"tensor_bytes", plan.tensor_bytes},
-          {"file_bytes", plan.file_bytes},
-          {"bits_per_weight", BitsPerWeight(plan.tensor_bytes, plan.parameters)},
-          {"peak_ram_bytes", plan.peak_ram_bytes},
-          {"disk_bytes", plan.file_bytes},
-          {"lines", std::move(lines)},
-          {"notices", source.notices()}};
-}
-
-absl::StatusOr<QuantRecipe> ReadRecipe(const RecipeFlags& flags) {
-  absl::StatusOr<QuantRecipe> recipe = QuantRecipe::Builtin(flags.recipe);
-  struct stat info {};
-  if (!recipe.ok() && stat(flags.recipe.c_str(), &info) == 0 && !S_ISDIR(info.st_mode)) {
-    KOMPAKT_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(flags.recipe));
-    recipe = QuantRecipe::Parse(text, flags.recipe);
+  nlohmann::ordered_json json = {{"architecture", arch.architecture()},
+                                 {"model_type", arch.model_type()},
+                                 {"parameters", plan.parameters},
+                                 {"source_bytes", plan.source_bytes},
+                                 {"tensor_bytes", plan.tensor_bytes},
+                                 {"file_bytes", plan.file_bytes},
+                                 {"bits_per_weight", BitsPerWeight(plan.tensor_bytes, plan.parameters)},
+                                 {"peak_ram_bytes", plan.peak_ram_bytes},
+                                 {"disk_bytes", plan.file_bytes},
+                                 {"lines", std::move(lines)},
+                                 {"notices", source.notices()}};
+  json.update(report.preflight.Json());
+  if (const auto& fit = report.recipe.fit; fit.has_value()) {
+    json["fit"] = {{"chosen", fit->chosen},
+                   {"budget_bytes", report.recipe.fit_budget_bytes},
+                   {"file_bytes", fit->file_bytes},
+                   {"cache_bytes", fit->footprint.cache_bytes},
+                   {"working_bytes", fit->footprint.working_bytes},
+                   {"recipe", report.recipe.recipe.ToText()}};
   }
-  if (!recipe.ok()) return recipe.status();
-  for (const std::string& flag : flags.overrides) KOMPAKT_RETURN_IF_ERROR(recipe->AddOverride(flag));
-  return recipe;
+  return json;
 }
 
 void PrintSourceNotices(const TensorSource& source) {

@@ -6,19 +6,22 @@
 #include "format/tensor_source.h"
 #include "nlohmann/json.hpp"
 #include "quant/convert.h"
+#include "tools/preflight.h"
+#include "tools/recipe_flags.h"
 
 namespace kompakt {
 
-std::string PlanText(const TensorSource& source, const ConversionPlan& plan);
-nlohmann::ordered_json PlanJson(const TensorSource& source, const ConversionPlan& plan);
-
-// The flags that choose formats, shared by convert and plan.
-struct RecipeFlags {
-  std::string recipe = "q4";
-  std::vector<std::string> overrides;
+// Everything that `plan` and `convert --dry-run` answer; `destination` may be empty. The preflight's outcome is the
+// caller's to turn into an exit code.
+struct PlanReport {
+  ConversionPlan plan;
+  ChosenRecipe recipe;
+  Preflight preflight;
 };
-// A built-in name or a recipe file, plus the overrides.
-absl::StatusOr<QuantRecipe> ReadRecipe(const RecipeFlags& flags);
+absl::StatusOr<PlanReport> MakePlanReport(const TensorSource& source, const RecipeFlags& flags,
+                                          const std::string& destination, int threads);
+std::string PlanText(const TensorSource& source, const PlanReport& report);
+nlohmann::ordered_json PlanJson(const TensorSource& source, const PlanReport& report);
 
 // Says on stderr what a user of the packed file will miss: skipped layers, no tokenizer, one we cannot read.
 void PrintSourceNotices(const TensorSource& source);

@@ -42,6 +42,14 @@ std::string HumanBytes(uint64_t bytes) {
   return WithUnit(static_cast<double>(bytes), kUnits, 5);
 }
 
+std::string HumanSeconds(double seconds) {
+  const auto whole = static_cast<int64_t>(seconds + 0.5);
+  if (seconds < 0.95) return "less than 1 s";
+  if (whole < 60) return seconds < 9.5 ? absl::StrFormat("%.1f s", seconds) : absl::StrCat(whole, " s");
+  if (whole < 3600) return absl::StrCat(whole / 60, " min ", whole % 60, " s");
+  return absl::StrCat(whole / 3600, " h ", whole % 3600 / 60, " min");
+}
+
 std::string HumanCount(int64_t count) {
   static constexpr const char* kUnits[] = {"", " k", " M", " B", " T"};
   return WithUnit(static_cast<double>(count), kUnits, 4);

@@ -19,6 +19,8 @@ void SetVerbose(bool verbose);
 
 // "16.2 MB", decimal units, three digits.
 std::string HumanBytes(uint64_t bytes);
+// "12 s", "3 min 20 s", "5 h 12 min".
+std::string HumanSeconds(double seconds);
 // "14.1 M" for counts of parameters.
 std::string HumanCount(int64_t count);
 // 14073648 -> "14,073,648".

@@ -1,0 +1,36 @@
+// The flags of convert and plan that choose formats.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/statusor.h"
+#include "absl/types/optional.h"
+#include "format/tensor_source.h"
+#include "quant/fit.h"
+#include "quant/recipe.h"
+
+namespace kompakt {
+
+struct RecipeFlags {
+  std::string recipe = "q4";
+  std::vector<std::string> overrides;
+  std::string fit;         // an amount; empty: by --recipe
+  int64_t context = 4096;  // -c: of the KV cache that --fit counts
+};
+
+// Adds --recipe, --tensor, --fit and -c to a verb.
+void DeclareRecipeFlags(CLI::App& app, RecipeFlags& flags);
+
+struct ChosenRecipe {
+  QuantRecipe recipe;
+  absl::optional<FitResult> fit;  // with --fit
+  uint64_t fit_budget_bytes = 0;
+};
+
+// A built-in name or a recipe file, plus the overrides; or what fits the budget. kInvalidArgument for flags that
+// contradict each other.
+absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const TensorSource& source, int threads);
+
+}  // namespace kompakt
