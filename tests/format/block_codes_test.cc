@@ -115,7 +115,7 @@ TEST(Fp8B128, EveryCodeTimesItsScaleIsOneProduct) {
     DecodedTile out;
     FormatOf(FormatId::kFp8B128).decode_tile(reinterpret_cast<const uint8_t*>(&tile), &scale, &out);
     for (int i = 0; i < kTileElements; ++i) {
-      const float value = kFp8E4m3Values[i % 256];
+      const float value = kFp8E4m3Values[static_cast<size_t>(i % 256)];
       if (std::isnan(value)) {
         ASSERT_TRUE(std::isnan(out.w[i / 32][i % 32]));
         continue;
