@@ -129,7 +129,9 @@ TEST_F(SourceFormsTest, CorrectionBiasKeepsTheDtypeOfTheFile) {
 TEST_F(SourceFormsTest, Fp8BlocksOfEverySizeDecode) {
   const std::vector<std::pair<int64_t, int64_t>> blocks = {{128, 128}, {256, 128}, {128, 384},
                                                            {64, 128},  {100, 24},  {1, 1}};
-  for (const auto& [rows, cols] : blocks) {
+  for (const auto& block : blocks) {
+    const int64_t rows = block.first;
+    const int64_t cols = block.second;
     SCOPED_TRACE(absl::StrCat(rows, " x ", cols));
     checkpoint_.MakeFp8(kQB, static_cast<uint64_t>(rows), static_cast<uint64_t>(cols));
     checkpoint_.config["quantization_config"] = {{"quant_method", "fp8"}, {"weight_block_size", {rows, cols}}};

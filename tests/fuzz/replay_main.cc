@@ -29,8 +29,6 @@ using Bytes = std::vector<uint8_t>;
 
 // One input may take this long, sanitizers included; a hang is a failure.
 constexpr unsigned kSecondsPerInput = 60;
-// Far above what a target needs, far below what a trusted size field could ask for.
-constexpr rlim_t kMaxAddressSpace = rlim_t{8} << 30;
 constexpr size_t kMaxInputBytes = size_t{1} << 20;
 
 // splitmix64 (Steele, Lea, Flood 2014): its sequence is fixed, unlike that of the standard library's distributions.
@@ -177,6 +175,8 @@ std::vector<Bytes> ReadCorpus(const std::string& folder) {
 
 void LimitMemory() {
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(KOMPAKT_SANITIZED)
+  // Far above what a target needs, far below what a trusted size field could ask for.
+  constexpr rlim_t kMaxAddressSpace = rlim_t{8} << 30;
   const rlimit limit{kMaxAddressSpace, kMaxAddressSpace};
   ::setrlimit(RLIMIT_AS, &limit);
 #endif
