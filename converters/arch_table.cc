@@ -19,6 +19,7 @@ constexpr ArchRow kRows[] = {
      {TOPK_GREEDY, TOPK_GROUP_LIMITED_GREEDY},
      false,
      false,
+     IndexerKind::kNone,
      false},
     // DeepSeek-V3, R1, V3.1, Moonlight; Kimi-K2 under its own model_type
     {"DeepseekV3ForCausalLM",
@@ -27,6 +28,7 @@ constexpr ArchRow kRows[] = {
      {TOPK_NOAUX_TC, kNoMethod},
      true,
      true,
+     IndexerKind::kNone,
      false},
     // GLM-4.7-Flash
     {"Glm4MoeLiteForCausalLM",
@@ -35,6 +37,25 @@ constexpr ArchRow kRows[] = {
      {TOPK_NOAUX_TC, kNoMethod},
      true,
      true,
+     IndexerKind::kNone,
+     false},
+    // DeepSeek-V3.2 and V3.2-Exp
+    {"DeepseekV32ForCausalLM",
+     {"deepseek_v32", ""},
+     ROUTER_SCORING_SIGMOID,
+     {TOPK_NOAUX_TC, kNoMethod},
+     true,
+     true,
+     IndexerKind::kHalfSplit,
+     false},
+    // GLM-5, 5.1, 5.2
+    {"GlmMoeDsaForCausalLM",
+     {"glm_moe_dsa", ""},
+     ROUTER_SCORING_SIGMOID,
+     {TOPK_NOAUX_TC, kNoMethod},
+     true,
+     true,
+     IndexerKind::kInterleave,
      false},
     // The first upload of DeepSeek-V2 was called so; DeepSeekMoE-16B, which has no MLA, still is.
     {"DeepseekForCausalLM",
@@ -43,6 +64,7 @@ constexpr ArchRow kRows[] = {
      {TOPK_GREEDY, TOPK_GROUP_LIMITED_GREEDY},
      false,
      false,
+     IndexerKind::kNone,
      true},
 };
 
@@ -54,10 +76,8 @@ constexpr absl::string_view kDense[] = {
 
 // Relatives with MLA or a DeepSeek router whose attention, residual stream or tensor names differ.
 constexpr absl::string_view kRelatives[] = {
-    "DeepseekV32ForCausalLM",
     "DeepseekV4ForCausalLM",
     "DeepseekV41ForCausalLM",
-    "GlmMoeDsaForCausalLM",
     "KimiK25ForConditionalGeneration",
     "KimiVLForConditionalGeneration",
     "KimiLinearForCausalLM",

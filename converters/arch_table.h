@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -10,6 +11,12 @@
 #include "format/arch_spec.pb.h"
 
 namespace kompakt {
+
+enum class IndexerKind : uint8_t {
+  kNone,
+  kHalfSplit,   // element j rotates with j + qk_rope_head_dim / 2, unless indexer_rope_interleave says otherwise
+  kInterleave,  // adjacent pairs rotate, unless indexer_rope_interleave says otherwise
+};
 
 struct ArchRow {
   absl::string_view architecture;                // architectures[0]
@@ -22,7 +29,8 @@ struct ArchRow {
   // True: topk_methods[0] stands in when config.json has no topk_method.
   bool topk_method_implied;
   bool scale_after_norm;  // MoeSpec.scale_after_norm
-  bool needs_latent;      // the name is shared with a model without MLA, so that kv_lora_rank decides
+  IndexerKind indexer;
+  bool needs_latent;  // the name is shared with a model without MLA, so that kv_lora_rank decides
 };
 
 absl::Span<const ArchRow> SupportedArchitectures();

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "absl/strings/match.h"
 #include "converters/arch_table.h"
 #include "converters/json.h"
 #include "format/arch_spec.h"
@@ -41,7 +42,7 @@ absl::StatusOr<const ArchRow*> ChooseRow(const JsonFields& config, ArchSpec* arc
   return row;
 }
 
-absl::Status RefuseWhatIsComputedDifferently(const JsonFields& config) {
+absl::Status RefuseWhatIsComputedDifferently(const JsonFields& config, const ArchRow& row) {
   for (const absl::string_view key : {"attention_bias", "mlp_bias"}) {
     KOMPAKT_ASSIGN_OR_RETURN(const bool bias, config.BoolOr(key, false));
     if (bias) return UnsupportedError(config.where(), ": ", key, ": expected false, found true");
@@ -52,9 +53,10 @@ absl::Status RefuseWhatIsComputedDifferently(const JsonFields& config) {
   }
   // Keys of DeepSeek-V3.2's indexer and of V4: a config with one of them is not the model it says it is.
   for (const absl::string_view key : {"index_topk", "index_n_heads", "compress_ratios", "hc_mult"}) {
-    if (!config.Has(key)) continue;
-    return UnsupportedError(config.where(), ": ", key, ": expected no such key (sparse attention is not supported), ",
-                            "found ", JsonExcerpt(*config.Find(key)));
+    const bool of_indexer = absl::StartsWith(key, "index_");
+    if (!config.Has(key) || (of_indexer && row.indexer != IndexerKind::kNone)) continue;
+    return UnsupportedError(config.where(), ": ", key, ": expected no such key (", row.architecture,
+                            " has no sparse attention), found ", JsonExcerpt(*config.Find(key)));
   }
   return absl::OkStatus();
 }
@@ -176,7 +178,7 @@ absl::StatusOr<UpstreamConfig> ParseConfig(absl::string_view text, absl::string_
   UpstreamConfig upstream;
   ArchSpec& arch = upstream.arch;
   KOMPAKT_ASSIGN_OR_RETURN(const ArchRow* row, ChooseRow(config, &arch));
-  KOMPAKT_RETURN_IF_ERROR(RefuseWhatIsComputedDifferently(config));
+  KOMPAKT_RETURN_IF_ERROR(RefuseWhatIsComputedDifferently(config, *row));
   KOMPAKT_ASSIGN_OR_RETURN(const int64_t vocab, config.Int("vocab_size"));
   KOMPAKT_ASSIGN_OR_RETURN(const int64_t hidden, config.Int("hidden_size"));
   KOMPAKT_ASSIGN_OR_RETURN(const int64_t layers, config.Int("num_hidden_layers"));
@@ -193,9 +195,12 @@ absl::StatusOr<UpstreamConfig> ParseConfig(absl::string_view text, absl::string_
   arch.set_num_nextn_predict_layers(nextn);
   arch.set_rms_norm_eps(eps);
   arch.set_tie_word_embeddings(tied);
-  arch.set_attention(ATTENTION_MLA);
+  arch.set_attention(row->indexer == IndexerKind::kNone ? ATTENTION_MLA : ATTENTION_MLA_INDEXED);
   arch.set_residual(RESIDUAL_SINGLE_STREAM);
   KOMPAKT_ASSIGN_OR_RETURN(*arch.mutable_mla(), ParseMla(config));
+  if (row->indexer != IndexerKind::kNone) {
+    KOMPAKT_ASSIGN_OR_RETURN(*arch.mutable_indexer(), ParseIndexer(config, row->indexer == IndexerKind::kInterleave));
+  }
   KOMPAKT_ASSIGN_OR_RETURN(*arch.mutable_rope(), ParseRope(config));
   KOMPAKT_ASSIGN_OR_RETURN(*arch.mutable_moe(), ParseMoe(config, *row));
   KOMPAKT_ASSIGN_OR_RETURN(upstream.quantization, ParseQuantization(config));

@@ -20,6 +20,10 @@ struct UpstreamConfig {
 // values that contradict each other or lie out of range.
 absl::StatusOr<UpstreamConfig> ParseConfig(absl::string_view text, absl::string_view file);
 
+// The indexer of DeepSeek-V3.2 and GLM-5 from its index_... keys. `interleave`: how its keys rotate where
+// indexer_rope_interleave does not say.
+absl::StatusOr<IndexerSpec> ParseIndexer(const JsonFields& config, bool interleave);
+
 // The rotary embedding from rope_scaling and rope_theta, or from rope_parameters as transformers 5 writes it.
 absl::StatusOr<RopeSpec> ParseRope(const JsonFields& config);
 

@@ -70,7 +70,7 @@ class Tensor:  # one matrix or vector: what it is and where it lies
         check(self.format in TILE_BYTES, f"{role}: unknown number format {self.format}")
         self.offset = number(extent, 1) + record * number(extent, 2) + number(part, 3)
         self.bytes, self.rows, self.cols = (number(part, field) for field in (4, 5, 6))
-        self.is_vector = role.endswith(("norm", "e_score_correction_bias"))
+        self.is_vector = role.endswith(("norm", "bias"))
         prefix = "" if role == "lm_head" else "model." if layer < 0 else f"model.layers.{layer}."
         role = role.replace("mlp.experts.", f"mlp.experts.{record}.")
         self.name = prefix + role + ("" if role.endswith("bias") else ".weight")

@@ -53,6 +53,33 @@ absl::Status ValidateMla(const MlaSpec& mla) {
   return CheckPositive("latent_norm_eps", mla.latent_norm_eps());
 }
 
+absl::Status ValidateIndexer(const ArchSpec& arch) {
+  const IndexerSpec& indexer = arch.indexer();
+  if (arch.attention() != ATTENTION_MLA_INDEXED) {
+    if (!arch.has_indexer()) return absl::OkStatus();
+    return absl::FailedPreconditionError("model: an indexer, but the attention kind has none");
+  }
+  KOMPAKT_RETURN_IF_ERROR(CheckRange({"index_n_heads", indexer.index_n_heads()}, 1, int64_t{1} << 16));
+  KOMPAKT_RETURN_IF_ERROR(CheckRange({"index_head_dim", indexer.index_head_dim()}, 1, int64_t{1} << 16));
+  KOMPAKT_RETURN_IF_ERROR(CheckRange({"index_head_dim, which holds the rotary dimensions,", indexer.index_head_dim()},
+                                     arch.mla().qk_rope_head_dim(), int64_t{1} << 16));
+  KOMPAKT_RETURN_IF_ERROR(CheckRange(
+      {"index_n_heads * index_head_dim", indexer.index_n_heads() * indexer.index_head_dim()}, 1, int64_t{1} << 24));
+  KOMPAKT_RETURN_IF_ERROR(CheckRange({"index_topk", indexer.index_topk()}, 1, kMaxDimension));
+  KOMPAKT_RETURN_IF_ERROR(CheckPositive("indexer.k_norm_eps", indexer.k_norm_eps()));
+  // Queries of the indexer are made from the compressed query.
+  KOMPAKT_RETURN_IF_ERROR(
+      CheckRange({"q_lora_rank of a model with indexer", arch.mla().q_lora_rank()}, 1, int64_t{1} << 20));
+  if (indexer.shared_size() == 0) return absl::OkStatus();
+  if (indexer.shared_size() != arch.num_hidden_layers() || indexer.shared(0)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("model: the list of layers that share an indexer must name all ", arch.num_hidden_layers(),
+                     " layers and begin with one that has its own, found ", indexer.shared_size(), " beginning with ",
+                     indexer.shared(0) ? "a shared one" : "one of its own"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ValidateRope(const RopeSpec& rope) {
   KOMPAKT_RETURN_IF_ERROR(CheckPositive("rope_theta", rope.rope_theta()));
   if (rope.rope_theta() <= 1) {
@@ -120,12 +147,18 @@ absl::Status ValidateArchSpec(const ArchSpec& arch) {
   KOMPAKT_RETURN_IF_ERROR(CheckEnum("attention kind", arch.attention(), AttentionKind_MAX));
   KOMPAKT_RETURN_IF_ERROR(CheckEnum("residual kind", arch.residual(), ResidualKind_MAX));
   KOMPAKT_RETURN_IF_ERROR(ValidateMla(arch.mla()));
+  KOMPAKT_RETURN_IF_ERROR(ValidateIndexer(arch));
   KOMPAKT_RETURN_IF_ERROR(ValidateRope(arch.rope()));
   return ValidateMoe(arch.moe(), arch.num_hidden_layers());
 }
 
 bool IsMoeLayer(const ArchSpec& arch, int64_t layer) {
   return layer >= arch.moe().first_k_dense_replace() && layer % arch.moe().moe_layer_freq() == 0;
+}
+
+bool HasIndexer(const ArchSpec& arch, int64_t layer) {
+  if (arch.attention() != ATTENTION_MLA_INDEXED) return false;
+  return layer >= arch.indexer().shared_size() || !arch.indexer().shared(static_cast<int>(layer));
 }
 
 int64_t LatentCacheWidth(const ArchSpec& arch) { return arch.mla().kv_lora_rank() + arch.mla().qk_rope_head_dim(); }

@@ -15,6 +15,9 @@ absl::Status ValidateArchSpec(const ArchSpec& arch);
 // True when `layer` (0-based, main model) has routed experts instead of a dense FFN.
 bool IsMoeLayer(const ArchSpec& arch, int64_t layer);
 
+// True when `layer` has an indexer of its own.
+bool HasIndexer(const ArchSpec& arch, int64_t layer);
+
 // Values per token and layer of the latent KV cache: kv_lora_rank + qk_rope_head_dim.
 int64_t LatentCacheWidth(const ArchSpec& arch);
 

@@ -20,6 +20,8 @@ struct Shape {
 
 int64_t QueryKeyDim(const ArchSpec& a) { return a.mla().qk_nope_head_dim() + a.mla().qk_rope_head_dim(); }
 int64_t Heads(const ArchSpec& a) { return a.mla().num_attention_heads(); }
+int64_t IndexHeads(const ArchSpec& a) { return a.indexer().index_n_heads(); }
+int64_t IndexDim(const ArchSpec& a) { return a.indexer().index_head_dim(); }
 int64_t SharedWidth(const ArchSpec& a) { return a.moe().n_shared_experts() * a.moe().moe_intermediate_size(); }
 
 bool Always(const ArchSpec&, int64_t) { return true; }
@@ -74,6 +76,16 @@ constexpr RoleRow kRoles[] = {
      }},
     {{R::kOProj, "self_attn.o_proj", S::kLayer, C::kAttention, false}, Always,
      [](const ArchSpec& a) { return Shape{a.hidden_size(), Heads(a) * a.mla().v_head_dim()}; }},
+    {{R::kIndexQB, "self_attn.indexer.wq_b", S::kLayer, C::kIndexer, false, 1}, HasIndexer,
+     [](const ArchSpec& a) { return Shape{IndexHeads(a) * IndexDim(a), a.mla().q_lora_rank()}; }},
+    {{R::kIndexK, "self_attn.indexer.wk", S::kLayer, C::kIndexer, false, 1}, HasIndexer,
+     [](const ArchSpec& a) { return Shape{IndexDim(a), a.hidden_size()}; }},
+    {{R::kIndexKNorm, "self_attn.indexer.k_norm", S::kLayer, C::kNorm, true, 1}, HasIndexer,
+     [](const ArchSpec& a) { return Shape{1, IndexDim(a)}; }},
+    {{R::kIndexKNormBias, "self_attn.indexer.k_norm.bias", S::kLayer, C::kNorm, true, 1}, HasIndexer,
+     [](const ArchSpec& a) { return Shape{1, IndexDim(a)}; }},
+    {{R::kIndexWeights, "self_attn.indexer.weights_proj", S::kLayer, C::kIndexer, false, 1}, HasIndexer,
+     [](const ArchSpec& a) { return Shape{IndexHeads(a), a.hidden_size()}; }},
     {{R::kDenseGate, "mlp.gate_proj", S::kLayer, C::kDenseFfn, false}, Dense,
      [](const ArchSpec& a) { return Shape{a.intermediate_size(), a.hidden_size()}; }},
     {{R::kDenseUp, "mlp.up_proj", S::kLayer, C::kDenseFfn, false}, Dense,
@@ -143,6 +155,8 @@ absl::string_view ClassName(TensorClass tensor_class) {
       return "norms";
     case TensorClass::kAttention:
       return "attention";
+    case TensorClass::kIndexer:
+      return "indexer";
     case TensorClass::kDenseFfn:
       return "dense FFN";
     case TensorClass::kRouter:
@@ -157,7 +171,8 @@ absl::string_view ClassName(TensorClass tensor_class) {
 
 std::string TensorInfo::Name() const {
   const RoleInfo& info = InfoOf(role);
-  const absl::string_view suffix = role == TensorRole::kRouterBias ? "" : ".weight";
+  const bool is_bias = role == TensorRole::kRouterBias || role == TensorRole::kIndexKNormBias;
+  const absl::string_view suffix = is_bias ? "" : ".weight";
   switch (info.scope) {
     case TensorScope::kModel:
       return absl::StrCat(role == TensorRole::kLmHead ? "" : "model.", info.name, suffix);

@@ -31,6 +31,11 @@ enum class TensorRole : uint8_t {
   kKvANorm,            // self_attn.kv_a_layernorm        [rkv]
   kKvBProj,            // self_attn.kv_b_proj             [H (dn + dv), rkv]
   kOProj,              // self_attn.o_proj                [h, H dv]
+  kIndexQB,            // self_attn.indexer.wq_b          [Hi di, rq]; layers with an indexer
+  kIndexK,             // self_attn.indexer.wk            [di, h]
+  kIndexKNorm,         // self_attn.indexer.k_norm        [di]
+  kIndexKNormBias,     // self_attn.indexer.k_norm.bias   [di]
+  kIndexWeights,       // self_attn.indexer.weights_proj  [Hi, h]
   kDenseGate,          // mlp.gate_proj                   [inter, h]; dense layers
   kDenseUp,            // mlp.up_proj                     [inter, h]
   kDenseDown,          // mlp.down_proj                   [h, inter]
@@ -50,6 +55,7 @@ enum class TensorClass : uint8_t {
   kHead,
   kNorm,
   kAttention,  // the MLA projections
+  kIndexer,    // what selects the tokens that attention sees
   kDenseFfn,
   kRouter,  // router weight and correction bias
   kRoutedExpert,
@@ -65,6 +71,7 @@ struct RoleInfo {
   TensorScope scope;
   TensorClass tensor_class;
   bool is_vector;
+  uint16_t since_minor = 0;  // minor version of the file format that added it
 };
 
 absl::Span<const RoleInfo> AllRoles();

@@ -96,6 +96,7 @@ uint16_t MinorVersionOf(const Manifest& manifest) {
       if (const auto format = FormatFromName(part.format()); format.ok()) {
         minor = std::max(minor, FormatOf(*format).since_minor);
       }
+      if (const auto role = RoleFromName(part.role()); role.ok()) minor = std::max(minor, InfoOf(*role).since_minor);
     }
   }
   return minor;

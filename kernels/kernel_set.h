@@ -83,7 +83,13 @@ struct LinearParams {
   int64_t y_stride = 0;
 };
 
-// Rotates adjacent pairs in place: (x[2j], x[2j + 1]) by the angle of position t and frequency j.
+// Which two of `dim` rotary values form pair j.
+enum class RotaryPairs : uint8_t {
+  kAdjacent,  // 2j and 2j + 1
+  kHalves,    // j and j + dim / 2
+};
+
+// Rotates pairs in place, pair j by the angle of position t and frequency j.
 struct RopeParams {
   float* x = nullptr;       // first rotary value of head 0 of token 0
   int64_t x_stride = 0;     // to the next token
@@ -92,6 +98,7 @@ struct RopeParams {
   int64_t dim = 0;                 // rotary values per head, even
   const float* cos_sin = nullptr;  // [T, dim / 2, 2]: cosine, sine
   int64_t tokens = 0;
+  RotaryPairs pairs = RotaryPairs::kAdjacent;
 };
 
 // Appends T rows to the latent cache of one layer: RMSNorm of the first `rank` values, RoPE of the rest.
@@ -119,6 +126,50 @@ struct MlaParams {
   int64_t position = 0;  // of the first token
   LatentCache cache;     // rows [0, position + T) are filled
   float* y = nullptr;    // [T, H, dv]
+};
+
+// The keys of an indexer, one row per token; does not own its memory.
+struct IndexCache {
+  int64_t dim = 0;
+  int64_t capacity = 0;   // rows
+  float* keys = nullptr;  // [capacity, dim]
+};
+
+// Appends T rows to the key cache of an indexer: LayerNorm, then RoPE of the first `rope_dim` values.
+struct IndexAppendParams {
+  const float* a = nullptr;     // [T, dim]: output of wk
+  const float* norm = nullptr;  // [dim]
+  const float* bias = nullptr;  // [dim]
+  double eps = 0;
+  const float* cos_sin = nullptr;  // [T, rope_dim / 2, 2]
+  int64_t rope_dim = 0;
+  RotaryPairs pairs = RotaryPairs::kAdjacent;
+  int64_t tokens = 0;
+  int64_t position = 0;  // row of the first token
+  IndexCache cache;
+};
+
+// For each token the `top_k` rows of the cache, of those up to its own, that score highest in
+//     I(t, j) = scale * sum over heads of w(t, head) * relu(q(t, head) . k(j))
+// (DeepSeek-V3.2 report, section 2.1). Equal scores: top_rows.h. A NaN counts as minus infinity.
+struct IndexSelectParams {
+  int64_t heads = 0;
+  const float* q = nullptr;  // [T, heads, dim], rotated
+  const float* w = nullptr;  // [T, heads]
+  float scale = 0;
+  int64_t top_k = 0;  // <= position + 1, so that every token has that many rows
+  int64_t tokens = 0;
+  int64_t position = 0;    // of the first token
+  IndexCache cache;        // rows [0, position + T) are filled
+  int32_t* ids = nullptr;  // [T, top_k] ascending
+  bool* finite = nullptr;  // = no score was NaN or infinite
+};
+
+// Attention of each token over the rows that were selected for it, in the absorbed form.
+struct MlaSparseParams {
+  MlaParams mla;
+  const int32_t* ids = nullptr;  // [T, selected] ascending, each <= position + t
+  int64_t selected = 0;
 };
 
 // Scores x W^T in F32, then the choice of experts (router.h).
@@ -190,6 +241,9 @@ struct KernelSet {
   absl::Status (*mla_prefill)(const MlaParams&, KernelContext&);
   // Absorbed form: queries are taken into the latent space instead. Best for few tokens.
   absl::Status (*mla_decode)(const MlaParams&, KernelContext&);
+  absl::Status (*index_append)(const IndexAppendParams&, KernelContext&);
+  absl::Status (*index_select)(const IndexSelectParams&, KernelContext&);
+  absl::Status (*mla_sparse)(const MlaSparseParams&, KernelContext&);
   absl::Status (*route)(const RouteParams&, KernelContext&);
   absl::Status (*ffn)(const FfnParams&, KernelContext&);
   absl::Status (*expert_ffn)(const ExpertFfnParams&, KernelContext&);

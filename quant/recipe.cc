@@ -16,7 +16,18 @@
 namespace kompakt {
 namespace {
 
-constexpr double kLeastKvBBits = 8;
+// Matrices that no rule may put below 8 bits, and why.
+constexpr double kLeastBits = 8;
+struct Guarded {
+  TensorRole role;
+  absl::string_view reason;
+};
+constexpr Guarded kGuarded[] = {
+    {TensorRole::kKvBProj, "the absorbed attention matrices are made from it"},
+    {TensorRole::kIndexQB, "it decides which tokens attention sees"},
+    {TensorRole::kIndexK, "it decides which tokens attention sees"},
+    {TensorRole::kIndexWeights, "it decides which tokens attention sees"},
+};
 
 // Glob: * any run, ? any one byte. Linear in practice: only the last * is ever returned to.
 bool Matches(absl::string_view pattern, absl::string_view name) {
@@ -133,10 +144,10 @@ absl::StatusOr<Decision> DecideMatrix(const Unit& unit, const RecipeRule& rule, 
     return Decision{rule.format, true, ReasonOf(rule)};
   }
   const BlockFormat& format = FormatOf(rule.format);
-  if (unit.first->role == TensorRole::kKvBProj && format.bits_per_weight < kLeastKvBBits) {
-    return UsageError("rule ", RuleName(rule), " puts ", unit.first->Name(),
-                      " below 8 bits; the absorbed attention matrices are made from it, so it has 8 bits or more: add "
-                      "self_attn.kv_b_proj=q8_g32 after that rule");
+  for (const Guarded& guarded : kGuarded) {
+    if (unit.first->role != guarded.role || format.bits_per_weight >= kLeastBits) continue;
+    return UsageError("rule ", RuleName(rule), " puts ", unit.first->Name(), " below 8 bits; ", guarded.reason,
+                      ", so it has 8 bits or more: add ", InfoOf(guarded.role).name, "=q8_g32 after that rule");
   }
   if (FindEncoder(rule.format) == nullptr) {
     return UsageError("rule ", RuleName(rule), ": ", format.name, " only holds upstream codes, and ",

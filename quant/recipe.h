@@ -52,7 +52,7 @@ class QuantRecipe {
   // One choice per tensor of source.schema(). Rules of the house that no recipe can break:
   //   * vectors and the router keep their source form or become f32; the correction bias is always f32
   //   * native low-bit tensors are kept unless an override names them
-  //   * kv_b_proj has 8 bits or more, unless that is how the source stores it
+  //   * kv_b_proj and the matrices of an indexer have 8 bits or more, unless that is how the source stores them
   //   * fp8_b128, int4_g32, mxfp4 and nvfp4 only where the source is that
   //   * the experts of a layer share one format per role: where their source forms differ, keeping them means f32
   // kInvalidArgument where a rule asks for what these forbid (a pattern that also matches ordinary matrices is taken as

@@ -35,12 +35,16 @@ constexpr BuiltinRecipe kBuiltins[] = {
      "embed_tokens = q8_g32  # 8 bits: below the noise of any measurement\n"
      "lm_head = q8_g32  # 8 bits: below the noise of any measurement\n"
      "self_attn.*proj* = q8_g32  # 8 bits: below the noise of any measurement\n"
+     "self_attn.indexer.w* = q8_g32  # 8 bits: below the noise of any measurement\n"
+     "self_attn.indexer.weights_proj = source  # small, and upstream leaves it unquantized too\n"
      "mlp.*_proj = q8_g32  # 8 bits: below the noise of any measurement\n"},
     {"q4",
      "* = source  # norms, router and biases: small, and everything depends on them\n"
      "embed_tokens = q8_g32  # one row is read per token: 8 bits cost no time\n"
      "lm_head = q8_g32  # its error reaches the logits directly\n"
      "self_attn.*proj* = q8_g32  # used by every token in every layer, few parameters\n"
+     "self_attn.indexer.w* = q8_g32  # decides which tokens attention sees\n"
+     "self_attn.indexer.weights_proj = source  # small, and upstream leaves it unquantized too\n"
      "mlp.gate_proj = q8_g32  # dense layers: used by every token, few of them, and first in the model\n"
      "mlp.up_proj = q8_g32  # dense layers: used by every token, few of them, and first in the model\n"
      "mlp.down_proj = q8_g32  # dense layers: used by every token, few of them, and first in the model\n"

@@ -85,6 +85,14 @@ absl::Status BindAttention(const Binder& binder, const ArchSpec& arch, int64_t l
   return binder.Matrix(TensorRole::kOProj, layer, -1, &out->o_proj);
 }
 
+absl::Status BindIndexer(const Binder& binder, int64_t layer, IndexerBinding* out) {
+  KOMPAKT_RETURN_IF_ERROR(binder.Matrix(TensorRole::kIndexQB, layer, -1, &out->wq_b));
+  KOMPAKT_RETURN_IF_ERROR(binder.Matrix(TensorRole::kIndexK, layer, -1, &out->wk));
+  KOMPAKT_RETURN_IF_ERROR(binder.Vector(TensorRole::kIndexKNorm, layer, &out->k_norm));
+  KOMPAKT_RETURN_IF_ERROR(binder.Vector(TensorRole::kIndexKNormBias, layer, &out->k_bias));
+  return binder.Matrix(TensorRole::kIndexWeights, layer, -1, &out->weights);
+}
+
 absl::Status BindFfn(const Binder& binder, const ArchSpec& arch, int64_t layer, LayerBinding* out) {
   out->moe = IsMoeLayer(arch, layer);
   if (!out->moe) {
@@ -104,6 +112,17 @@ absl::Status BindFfn(const Binder& binder, const ArchSpec& arch, int64_t layer, 
   return binder.Ffn(TensorRole::kSharedGate, TensorRole::kSharedUp, TensorRole::kSharedDown, layer, -1, &out->shared);
 }
 
+absl::StatusOr<LayerBinding> BindLayer(const Binder& binder, const ArchSpec& arch, int64_t layer) {
+  LayerBinding out;
+  KOMPAKT_RETURN_IF_ERROR(binder.Vector(TensorRole::kInputNorm, layer, &out.input_norm));
+  KOMPAKT_RETURN_IF_ERROR(binder.Vector(TensorRole::kPostAttentionNorm, layer, &out.post_attention_norm));
+  KOMPAKT_RETURN_IF_ERROR(BindAttention(binder, arch, layer, &out.attention));
+  out.has_indexer = HasIndexer(arch, layer);
+  if (out.has_indexer) KOMPAKT_RETURN_IF_ERROR(BindIndexer(binder, layer, &out.indexer));
+  KOMPAKT_RETURN_IF_ERROR(BindFfn(binder, arch, layer, &out));
+  return out;
+}
+
 }  // namespace
 
 ModelBinding::ModelBinding(const ArchSpec& spec)
@@ -121,12 +140,9 @@ absl::StatusOr<ModelBinding> BindModel(const WeightStore& weights) {
     KOMPAKT_RETURN_IF_ERROR(binder.Matrix(TensorRole::kLmHead, -1, -1, &model.head));
   }
   for (int64_t l = 0; l < arch.num_hidden_layers(); ++l) {
-    LayerBinding layer;
-    KOMPAKT_RETURN_IF_ERROR(binder.Vector(TensorRole::kInputNorm, l, &layer.input_norm));
-    KOMPAKT_RETURN_IF_ERROR(binder.Vector(TensorRole::kPostAttentionNorm, l, &layer.post_attention_norm));
-    KOMPAKT_RETURN_IF_ERROR(BindAttention(binder, arch, l, &layer.attention));
-    KOMPAKT_RETURN_IF_ERROR(BindFfn(binder, arch, l, &layer));
+    KOMPAKT_ASSIGN_OR_RETURN(LayerBinding layer, BindLayer(binder, arch, l));
     model.moe_layers += layer.moe ? 1 : 0;
+    model.index_layers += layer.has_indexer ? 1 : 0;
     model.layers.push_back(std::move(layer));
   }
   return model;

@@ -22,10 +22,20 @@ struct AttentionBinding {
   MatrixView o_proj;
 };
 
+struct IndexerBinding {
+  MatrixView wq_b;            // [Hi di, rq]
+  MatrixView wk;              // [di, h]
+  std::vector<float> k_norm;  // [di]
+  std::vector<float> k_bias;  // [di]
+  MatrixView weights;         // [Hi, h]
+};
+
 struct LayerBinding {
   std::vector<float> input_norm;           // [h]
   std::vector<float> post_attention_norm;  // [h]
   AttentionBinding attention;
+  bool has_indexer = false;  // of its own
+  IndexerBinding indexer;
   bool moe = false;
   FfnWeights dense;  // only when !moe
   MatrixView router;
@@ -45,6 +55,7 @@ struct ModelBinding {
   Rope rope;
   float softmax_scale = 0;
   int64_t moe_layers = 0;
+  int64_t index_layers = 0;  // layers with an indexer of their own
 
   explicit ModelBinding(const ArchSpec& spec);
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "format/arch_spec.h"
 #include "kernels/latent_cache.h"
 #include "runtime/layer.h"
 
@@ -29,6 +30,16 @@ int64_t AbsorbedFloats(const MlaSpec& mla, int64_t context) {
   return rows * width + parts * rows * (mla.kv_lora_rank() + 18);
 }
 
+// Scores and their order in an indexer; or the selected rows of the cache and attention over them.
+int64_t IndexedFloats(const ArchSpec& arch, int64_t context, int threads) {
+  if (arch.attention() != ATTENTION_MLA_INDEXED || arch.indexer().index_topk() >= context) return 0;
+  const int64_t select = std::max<int64_t>(kTasksTokens, threads) * 2 * (context + kBlockRows) +
+                         threads * kBlockRows * (arch.indexer().index_head_dim() + 16);
+  const int64_t width = arch.mla().kv_lora_rank() + arch.mla().qk_rope_head_dim();
+  const int64_t top_k = arch.indexer().index_topk();
+  return std::max(select, (top_k + threads) * width + AbsorbedFloats(arch.mla(), top_k));
+}
+
 int64_t PerThreadFloats(const MlaSpec& mla, int64_t tokens) {
   const int64_t width = mla.kv_lora_rank() + mla.qk_rope_head_dim();
   const int64_t head = mla.qk_nope_head_dim() + mla.v_head_dim() + 32;
@@ -42,13 +53,18 @@ Footprint FootprintOf(const ArchSpec& arch, int64_t context, int threads) {
   const MlaSpec& mla = arch.mla();
   const int64_t tokens = std::min(context, kChunkTokens);
   Footprint footprint;
-  footprint.cache_bytes = LatentCache::LatentRowBytes(mla.kv_lora_rank(), mla.qk_rope_head_dim()) *
-                          static_cast<uint64_t>(arch.num_hidden_layers()) * static_cast<uint64_t>(context);
-  const int64_t scratch = std::max(FfnFloats(arch, tokens), AbsorbedFloats(mla, context)) +
-                          threads * PerThreadFloats(mla, tokens) + tokens * arch.moe().n_routed_experts() +
-                          arch.vocab_size();
+  uint64_t row_bytes = 0;
+  for (int64_t layer = 0; layer < arch.num_hidden_layers(); ++layer) {
+    row_bytes += LatentCache::LatentRowBytes(mla.kv_lora_rank(), mla.qk_rope_head_dim());
+    if (HasIndexer(arch, layer)) row_bytes += static_cast<uint64_t>(arch.indexer().index_head_dim()) * sizeof(float);
+  }
+  footprint.cache_bytes = row_bytes * static_cast<uint64_t>(context);
+  const int64_t scratch =
+      std::max({FfnFloats(arch, tokens), AbsorbedFloats(mla, context), IndexedFloats(arch, context, threads)}) +
+      threads * PerThreadFloats(mla, tokens) + tokens * arch.moe().n_routed_experts() + arch.vocab_size();
   // A workspace that had to grow holds the smaller block and the larger one until the pass ends.
-  footprint.working_bytes = Activations::BytesFor(arch, tokens) + 2 * static_cast<uint64_t>(scratch) * sizeof(float);
+  footprint.working_bytes =
+      Activations::BytesFor(arch, context, tokens) + 2 * static_cast<uint64_t>(scratch) * sizeof(float);
   return footprint;
 }
 

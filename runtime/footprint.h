@@ -12,7 +12,7 @@ namespace kompakt {
 inline constexpr int64_t kChunkTokens = 512;
 
 struct Footprint {
-  uint64_t cache_bytes = 0;    // latent KV cache of all layers, exactly what a Session allocates
+  uint64_t cache_bytes = 0;    // latent KV cache and keys of indexers, exactly what a Session allocates
   uint64_t working_bytes = 0;  // activations and scratch of the kernels; an upper bound
 
   uint64_t total() const { return cache_bytes + working_bytes; }

@@ -1,6 +1,8 @@
 #include "runtime/layer.h"
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <utility>
 
 #include "format/status.h"
@@ -20,12 +22,16 @@ bool AbsorbedIsCheaper(const MlaSpec& mla, int64_t position, int64_t tokens) {
   return t * rank * head + pairs * (2 * rank + rope) <= rows * rank * head + pairs * (head + rope);
 }
 
+RotaryPairs PairsOf(const IndexerSpec& indexer) {
+  return indexer.rope_interleave() ? RotaryPairs::kAdjacent : RotaryPairs::kHalves;
+}
+
 struct Pass {
   const ModelBinding& model;
   const LayerBinding& layer;
   const KernelSet& kernels;
   KernelContext& context;
-  const LatentCache& cache;
+  const LayerCache& cache;
   int64_t position;
   int64_t tokens;
   Activations& a;
@@ -71,11 +77,100 @@ absl::Status Queries(const Pass& p) {
                         p.context);
 }
 
+// a.normed -> the key cache of the indexer.
+absl::Status AppendIndexKeys(const Pass& p) {
+  const IndexerSpec& spec = p.model.arch.indexer();
+  const IndexerBinding& w = p.layer.indexer;
+  KOMPAKT_RETURN_IF_ERROR(Linear(p, w.wk, p.a.normed, p.a.index_k));
+  return p.kernels.index_append({.a = p.a.index_k,
+                                 .norm = w.k_norm.data(),
+                                 .bias = w.k_bias.data(),
+                                 .eps = spec.k_norm_eps(),
+                                 .cos_sin = p.a.cos_sin,
+                                 .rope_dim = p.model.arch.mla().qk_rope_head_dim(),
+                                 .pairs = PairsOf(spec),
+                                 .tokens = p.tokens,
+                                 .position = p.position,
+                                 .cache = p.cache.index},
+                                p.context);
+}
+
+// a.normed and a.q_latent of tokens [first, T) -> a.selected.
+absl::Status SelectRows(const Pass& p, int64_t first) {
+  const IndexerSpec& spec = p.model.arch.indexer();
+  const IndexerBinding& w = p.layer.indexer;
+  const int64_t rope = p.model.arch.mla().qk_rope_head_dim();
+  const int64_t tokens = p.tokens - first;
+  const int64_t q_width = w.wq_b.shape.rows;
+  KOMPAKT_RETURN_IF_ERROR(p.kernels.linear({.w = w.wq_b,
+                                            .x = p.a.q_latent + first * w.wq_b.shape.cols,
+                                            .x_stride = w.wq_b.shape.cols,
+                                            .tokens = tokens,
+                                            .y = p.a.index_q,
+                                            .y_stride = q_width},
+                                           p.context));
+  KOMPAKT_RETURN_IF_ERROR(p.kernels.linear({.w = w.weights,
+                                            .x = p.a.normed + first * w.weights.shape.cols,
+                                            .x_stride = w.weights.shape.cols,
+                                            .tokens = tokens,
+                                            .y = p.a.index_weights,
+                                            .y_stride = w.weights.shape.rows},
+                                           p.context));
+  KOMPAKT_RETURN_IF_ERROR(p.kernels.rope({.x = p.a.index_q,
+                                          .x_stride = q_width,
+                                          .head_stride = spec.index_head_dim(),
+                                          .heads = spec.index_n_heads(),
+                                          .dim = rope,
+                                          .cos_sin = p.a.cos_sin + first * rope,
+                                          .tokens = tokens,
+                                          .pairs = PairsOf(spec)},
+                                         p.context));
+  bool finite = false;
+  const auto size = static_cast<double>(spec.index_n_heads()) * static_cast<double>(spec.index_head_dim());
+  KOMPAKT_RETURN_IF_ERROR(p.kernels.index_select({.heads = spec.index_n_heads(),
+                                                  .q = p.a.index_q,
+                                                  .w = p.a.index_weights,
+                                                  .scale = static_cast<float>(1 / std::sqrt(size)),
+                                                  .top_k = spec.index_topk(),
+                                                  .tokens = tokens,
+                                                  .position = p.position + first,
+                                                  .cache = p.cache.index,
+                                                  .ids = p.a.selected + first * spec.index_topk(),
+                                                  .finite = &finite},
+                                                 p.context));
+  if (finite) return absl::OkStatus();
+  return CorruptError("indexer: expected finite scores at positions from ", p.position + first);
+}
+
+// Attention over the cache; a.q -> a.attended. The first index_topk tokens of a timeline see everything before them.
+absl::Status Attend(const Pass& p, const MlaParams& all) {
+  const MlaSpec& mla = p.model.arch.mla();
+  const bool indexed = p.model.arch.attention() == ATTENTION_MLA_INDEXED;
+  const int64_t top_k = p.model.arch.indexer().index_topk();
+  const int64_t dense = indexed ? std::clamp<int64_t>(top_k - p.position, 0, p.tokens) : p.tokens;
+  if (dense > 0) {
+    MlaParams params = all;
+    params.tokens = dense;
+    const bool absorbed = AbsorbedIsCheaper(mla, p.position, dense);
+    KOMPAKT_RETURN_IF_ERROR(absorbed ? p.kernels.mla_decode(params, p.context)
+                                     : p.kernels.mla_prefill(params, p.context));
+  }
+  if (dense == p.tokens) return absl::OkStatus();
+  if (p.layer.has_indexer) KOMPAKT_RETURN_IF_ERROR(SelectRows(p, dense));
+  MlaParams params = all;
+  params.tokens = p.tokens - dense;
+  params.position = p.position + dense;
+  params.q += dense * all.heads * (all.nope_dim + all.rope_dim);
+  params.y += dense * all.heads * all.value_dim;
+  return p.kernels.mla_sparse({.mla = params, .ids = p.a.selected + dense * top_k, .selected = top_k}, p.context);
+}
+
 // a.normed -> a.out.
 absl::Status Attention(const Pass& p) {
   const MlaSpec& mla = p.model.arch.mla();
   const AttentionBinding& w = p.layer.attention;
   KOMPAKT_RETURN_IF_ERROR(Queries(p));
+  if (p.layer.has_indexer) KOMPAKT_RETURN_IF_ERROR(AppendIndexKeys(p));
   KOMPAKT_RETURN_IF_ERROR(Linear(p, w.kv_a_proj, p.a.normed, p.a.kv_a));
   KOMPAKT_RETURN_IF_ERROR(p.kernels.latent_append({.a = p.a.kv_a,
                                                    .norm_weight = w.kv_a_norm.data(),
@@ -83,7 +178,7 @@ absl::Status Attention(const Pass& p) {
                                                    .cos_sin = p.a.cos_sin,
                                                    .tokens = p.tokens,
                                                    .position = p.position,
-                                                   .cache = p.cache},
+                                                   .cache = p.cache.latent},
                                                   p.context));
   const MlaParams attend{.heads = mla.num_attention_heads(),
                          .nope_dim = mla.qk_nope_head_dim(),
@@ -94,11 +189,9 @@ absl::Status Attention(const Pass& p) {
                          .q = p.a.q,
                          .tokens = p.tokens,
                          .position = p.position,
-                         .cache = p.cache,
+                         .cache = p.cache.latent,
                          .y = p.a.attended};
-  const bool absorbed = AbsorbedIsCheaper(mla, p.position, p.tokens);
-  KOMPAKT_RETURN_IF_ERROR(absorbed ? p.kernels.mla_decode(attend, p.context)
-                                   : p.kernels.mla_prefill(attend, p.context));
+  KOMPAKT_RETURN_IF_ERROR(Attend(p, attend));
   return Linear(p, w.o_proj, p.a.attended, p.a.out);
 }
 
@@ -131,12 +224,15 @@ absl::Status FeedForward(const Pass& p) {
 
 }  // namespace
 
-int64_t Activations::Place(const ArchSpec& arch, int64_t capacity, float* base) {
+int64_t Activations::Place(const ArchSpec& arch, int64_t max_tokens, int64_t capacity, float* base) {
   const MlaSpec& mla = arch.mla();
+  const IndexerSpec& indexer = arch.indexer();
+  // A timeline that never passes index_topk selects nothing.
+  const int64_t rows = indexer.index_topk() < max_tokens ? indexer.index_topk() : 0;
   const int64_t h = arch.hidden_size();
   const int64_t heads = mla.num_attention_heads();
   const int64_t k = arch.moe().num_experts_per_tok();
-  const std::array<std::pair<float**, int64_t>, 9> widths = {{
+  const std::array<std::pair<float**, int64_t>, 12> widths = {{
       {&x, h},
       {&normed, h},
       {&out, h},
@@ -146,6 +242,9 @@ int64_t Activations::Place(const ArchSpec& arch, int64_t capacity, float* base) 
       {&attended, heads * mla.v_head_dim()},
       {&cos_sin, mla.qk_rope_head_dim()},
       {&router_weights, k},
+      {&index_q, indexer.index_n_heads() * indexer.index_head_dim()},
+      {&index_k, indexer.index_head_dim()},
+      {&index_weights, indexer.index_n_heads()},
   }};
   constexpr auto kFloatsPerLine = static_cast<int64_t>(kMemoryAlign / sizeof(float));
   const auto floats = [&](int64_t width) {
@@ -156,25 +255,29 @@ int64_t Activations::Place(const ArchSpec& arch, int64_t capacity, float* base) 
     if (base != nullptr) *pointer = base + total;
     total += floats(width);
   }
-  if (base != nullptr) router_ids = reinterpret_cast<int32_t*>(base + total);
-  return total + floats(k);
+  for (const auto& [pointer, width] : {std::pair{&router_ids, k}, std::pair{&selected, rows}}) {
+    if (base != nullptr) *pointer = reinterpret_cast<int32_t*>(base + total);
+    total += floats(width);
+  }
+  return total;
 }
 
-uint64_t Activations::BytesFor(const ArchSpec& arch, int64_t capacity) {
-  return static_cast<uint64_t>(Activations().Place(arch, capacity, nullptr)) * sizeof(float);
+uint64_t Activations::BytesFor(const ArchSpec& arch, int64_t max_tokens, int64_t capacity) {
+  return static_cast<uint64_t>(Activations().Place(arch, max_tokens, capacity, nullptr)) * sizeof(float);
 }
 
-absl::StatusOr<Activations> Activations::Create(const ArchSpec& arch, int64_t capacity) {
+absl::StatusOr<Activations> Activations::Create(const ArchSpec& arch, int64_t max_tokens, int64_t capacity) {
   Activations a;
   a.capacity_ = capacity;
-  KOMPAKT_ASSIGN_OR_RETURN(a.buffer_, AlignedBuffer::Create(BytesFor(arch, capacity), "activations of the session"));
-  a.Place(arch, capacity, reinterpret_cast<float*>(a.buffer_.data()));
+  KOMPAKT_ASSIGN_OR_RETURN(a.buffer_,
+                           AlignedBuffer::Create(BytesFor(arch, max_tokens, capacity), "activations of the session"));
+  a.Place(arch, max_tokens, capacity, reinterpret_cast<float*>(a.buffer_.data()));
   return a;
 }
 
-absl::Status RunLayer(const ModelBinding& model, int64_t index, const KernelSet& kernels, KernelContext& context,
-                      const LatentCache& cache, int64_t position, int64_t tokens, Activations& a) {
-  const LayerBinding& layer = model.layers[static_cast<size_t>(index)];
+absl::Status RunLayer(const ModelBinding& model, const LayerBinding& layer, const KernelSet& kernels,
+                      KernelContext& context, const LayerCache& cache, int64_t position, int64_t tokens,
+                      Activations& a) {
   const Pass p{model, layer, kernels, context, cache, position, tokens, a};
   const double eps = model.arch.rms_norm_eps();
   const AddParams add{.x = a.out, .y = a.x, .n = tokens * model.arch.hidden_size()};

@@ -1,6 +1,9 @@
 // One decoder layer in terms of kernel ops, and the activations it works on.
 //     x <- x + Attn(RMSNorm(x)),  x <- x + FFN(RMSNorm(x))
-// Attention is MLA (DeepSeek-V2 report, section 2.1), the FFN dense or a mixture of experts (section 2.2).
+// Attention is MLA (DeepSeek-V2 report, section 2.1), with an indexer over the tokens that it selects once there are
+// more than index_topk (DeepSeek-V3.2 report, section 2.1; its Hadamard rotation cancels in the dot product, and its
+// FP8 rounding of queries and keys is not imitated). The FFN is dense or a mixture of experts (DeepSeek-V2 report,
+// section 2.2).
 #pragma once
 
 #include <cstdint>
@@ -14,10 +17,10 @@ namespace kompakt {
 // Buffers for up to `capacity` tokens, all F32 (ids int32).
 class Activations {
  public:
-  // kResourceExhausted when the memory cannot be had.
-  static absl::StatusOr<Activations> Create(const ArchSpec& arch, int64_t capacity);
+  // For a timeline of up to `max_tokens`. kResourceExhausted when the memory cannot be had.
+  static absl::StatusOr<Activations> Create(const ArchSpec& arch, int64_t max_tokens, int64_t capacity);
   // What Create asks for.
-  static uint64_t BytesFor(const ArchSpec& arch, int64_t capacity);
+  static uint64_t BytesFor(const ArchSpec& arch, int64_t max_tokens, int64_t capacity);
 
   int64_t capacity() const { return capacity_; }
   uint64_t bytes() const { return buffer_.bytes(); }
@@ -32,18 +35,31 @@ class Activations {
   float* cos_sin = nullptr;         // [T, dr / 2, 2]
   float* router_weights = nullptr;  // [T, K]
   int32_t* router_ids = nullptr;    // [T, K]
+  float* index_q = nullptr;         // [T, Hi di]: the indexer's queries
+  float* index_k = nullptr;         // [T, di]: its keys before their norm
+  float* index_weights = nullptr;   // [T, Hi]
+  // [T, index_topk]: rows that tokens beyond index_topk attend to. A layer without an indexer uses what the last layer
+  // with one left here.
+  int32_t* selected = nullptr;
 
  private:
   // Points the members at consecutive pieces from `base` on; returns the number of floats.
-  int64_t Place(const ArchSpec& arch, int64_t capacity, float* base);
+  int64_t Place(const ArchSpec& arch, int64_t max_tokens, int64_t capacity, float* base);
 
   AlignedBuffer buffer_;
   int64_t capacity_ = 0;
 };
 
-// Runs layer `index` on a.x in place, for T tokens from `position` on; a.cos_sin is filled. Afterwards a.router_ids and
-// a.router_weights hold the choice of a MoE layer.
-absl::Status RunLayer(const ModelBinding& model, int64_t index, const KernelSet& kernels, KernelContext& context,
-                      const LatentCache& cache, int64_t position, int64_t tokens, Activations& a);
+// What one layer remembers of every token.
+struct LayerCache {
+  LatentCache latent;
+  IndexCache index;  // only where the layer has an indexer
+};
+
+// Runs a layer on a.x in place, for T tokens from `position` on; a.cos_sin is filled. Afterwards a.router_ids and
+// a.router_weights hold the choice of a MoE layer. kDataLoss when a score of the indexer is not finite.
+absl::Status RunLayer(const ModelBinding& model, const LayerBinding& layer, const KernelSet& kernels,
+                      KernelContext& context, const LayerCache& cache, int64_t position, int64_t tokens,
+                      Activations& a);
 
 }  // namespace kompakt

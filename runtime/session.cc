@@ -15,10 +15,12 @@ namespace {
 
 class CpuSession : public Session {
  public:
-  CpuSession(std::shared_ptr<const Model> model, int64_t max_tokens, AlignedBuffer cache, Activations activations)
+  CpuSession(std::shared_ptr<const Model> model, int64_t max_tokens, AlignedBuffer cache, AlignedBuffer index_cache,
+             Activations activations)
       : model_(std::move(model)),
         max_tokens_(max_tokens),
         cache_(std::move(cache)),
+        index_cache_(std::move(index_cache)),
         activations_(std::move(activations)),
         team_(model_->options().threads),
         context_{.team = &team_, .workspace = &workspace_} {}
@@ -26,7 +28,7 @@ class CpuSession : public Session {
   const Model& model() const override { return *model_; }
   int64_t position() const override { return position_; }
   int64_t max_tokens() const override { return max_tokens_; }
-  uint64_t cache_bytes() const override { return cache_.bytes(); }
+  uint64_t cache_bytes() const override { return cache_.bytes() + index_cache_.bytes(); }
   uint64_t working_bytes() const override { return activations_.bytes() + workspace_.bytes(); }
 
   absl::Status Rewind(int64_t position) override {
@@ -52,17 +54,23 @@ class CpuSession : public Session {
   absl::Status RunChunk(absl::Span<const int32_t> ids, int64_t begin, int64_t tokens, ForwardTrace* trace);
   absl::Status CheckFinite(const float* x, int64_t tokens, int64_t position, absl::string_view where);
 
-  LatentCache CacheOf(int64_t layer) const {
+  // `index_layer`: how many layers below have an indexer of their own.
+  LayerCache CacheOf(int64_t layer, int64_t index_layer) const {
     const MlaSpec& mla = model_->arch().mla();
-    LatentCache cache{.rank = mla.kv_lora_rank(), .rope = mla.qk_rope_head_dim(), .capacity = max_tokens_};
-    cache.data = cache_.data() + static_cast<uint64_t>(layer * max_tokens_) * cache.row_bytes();
-    return cache;
+    LatentCache latent{.rank = mla.kv_lora_rank(), .rope = mla.qk_rope_head_dim(), .capacity = max_tokens_};
+    latent.data = cache_.data() + static_cast<uint64_t>(layer * max_tokens_) * latent.row_bytes();
+    IndexCache index{.dim = model_->arch().indexer().index_head_dim(), .capacity = max_tokens_};
+    if (model_->binding().layers[static_cast<size_t>(layer)].has_indexer) {
+      index.keys = reinterpret_cast<float*>(index_cache_.data()) + index_layer * max_tokens_ * index.dim;
+    }
+    return {latent, index};
   }
 
   std::shared_ptr<const Model> model_;
   int64_t max_tokens_;
   int64_t position_ = 0;
-  AlignedBuffer cache_;  // [layer][max_tokens] rows
+  AlignedBuffer cache_;        // [layer][max_tokens] rows
+  AlignedBuffer index_cache_;  // [layer with an indexer][max_tokens][index_head_dim] F32
   Activations activations_;
   Workspace workspace_;
   ThreadTeam team_;
@@ -114,11 +122,15 @@ absl::Status CpuSession::RunChunk(absl::Span<const int32_t> ids, int64_t begin, 
   KOMPAKT_RETURN_IF_ERROR(CheckFinite(a.x, tokens, position, "embed_tokens"));
   binding.rope.Fill(position, tokens, a.cos_sin);
   int64_t moe_layer = 0;
+  int64_t index_layer = 0;
   for (int64_t l = 0; l < layers; ++l) {
     if (trace != nullptr) keep_hidden(l, a.x);
-    KOMPAKT_RETURN_IF_ERROR(RunLayer(binding, l, kernels, context_, CacheOf(l), position, tokens, a));
+    const LayerBinding& layer = binding.layers[static_cast<size_t>(l)];
+    const absl::Status run = RunLayer(binding, layer, kernels, context_, CacheOf(l, index_layer), position, tokens, a);
+    if (!run.ok()) return WithContext(run, absl::StrCat(model_->weights().origin(), ": layer ", l));
+    index_layer += layer.has_indexer ? 1 : 0;
     KOMPAKT_RETURN_IF_ERROR(CheckFinite(a.x, tokens, position, absl::StrCat("layer ", l)));
-    if (trace == nullptr || !binding.layers[static_cast<size_t>(l)].moe) continue;
+    if (trace == nullptr || !layer.moe) continue;
     const int64_t at = (moe_layer++ * all_tokens + begin) * chosen;
     std::copy(a.router_ids, a.router_ids + tokens * chosen, trace->router_ids.begin() + at);
     std::copy(a.router_weights, a.router_weights + tokens * chosen, trace->router_weights.begin() + at);
@@ -174,19 +186,35 @@ absl::StatusOr<Session::Output> CpuSession::ForwardAll(absl::Span<const int32_t>
 
 }  // namespace
 
+namespace {
+
+// layers * max_tokens rows of row_bytes.
+absl::StatusOr<AlignedBuffer> CreateCache(absl::string_view what, uint64_t row_bytes, int64_t layers,
+                                          int64_t max_tokens) {
+  const std::string name = absl::StrCat(what, " of ", max_tokens, " tokens");
+  uint64_t bytes = 0;
+  if (__builtin_mul_overflow(row_bytes, static_cast<uint64_t>(layers), &bytes) ||
+      __builtin_mul_overflow(bytes, static_cast<uint64_t>(max_tokens), &bytes)) {
+    return absl::ResourceExhaustedError(absl::StrCat(name, ": more than 2^64 bytes"));
+  }
+  return AlignedBuffer::Create(bytes, name);
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<Session>> Session::Create(std::shared_ptr<const Model> model, int64_t max_tokens) {
   if (max_tokens <= 0) return UsageError("max_tokens: expected a positive number, found ", max_tokens);
   const ArchSpec& arch = model->arch();
   const uint64_t row_bytes = LatentCache::LatentRowBytes(arch.mla().kv_lora_rank(), arch.mla().qk_rope_head_dim());
-  uint64_t bytes = 0;
-  if (__builtin_mul_overflow(row_bytes, static_cast<uint64_t>(arch.num_hidden_layers()), &bytes) ||
-      __builtin_mul_overflow(bytes, static_cast<uint64_t>(max_tokens), &bytes)) {
-    return absl::ResourceExhaustedError(absl::StrCat("latent cache of ", max_tokens, " tokens: more than 2^64 bytes"));
-  }
   KOMPAKT_ASSIGN_OR_RETURN(AlignedBuffer cache,
-                           AlignedBuffer::Create(bytes, absl::StrCat("latent cache of ", max_tokens, " tokens")));
-  KOMPAKT_ASSIGN_OR_RETURN(Activations activations, Activations::Create(arch, std::min(max_tokens, kChunkTokens)));
-  return std::make_unique<CpuSession>(std::move(model), max_tokens, std::move(cache), std::move(activations));
+                           CreateCache("latent cache", row_bytes, arch.num_hidden_layers(), max_tokens));
+  const uint64_t key_bytes = static_cast<uint64_t>(arch.indexer().index_head_dim()) * sizeof(float);
+  KOMPAKT_ASSIGN_OR_RETURN(AlignedBuffer index_cache,
+                           CreateCache("index cache", key_bytes, model->binding().index_layers, max_tokens));
+  KOMPAKT_ASSIGN_OR_RETURN(Activations activations,
+                           Activations::Create(arch, max_tokens, std::min(max_tokens, kChunkTokens)));
+  return std::make_unique<CpuSession>(std::move(model), max_tokens, std::move(cache), std::move(index_cache),
+                                      std::move(activations));
 }
 
 }  // namespace kompakt

@@ -9,6 +9,8 @@ namespace kompakt::portable {
 absl::Status Linear(const LinearParams& p, KernelContext& context);
 absl::Status MlaPrefill(const MlaParams& p, KernelContext& context);
 absl::Status MlaDecode(const MlaParams& p, KernelContext& context);
+absl::Status IndexSelect(const IndexSelectParams& p, KernelContext& context);
+absl::Status MlaSparse(const MlaSparseParams& p, KernelContext& context);
 absl::Status Route(const RouteParams& p, KernelContext& context);
 absl::Status Ffn(const FfnParams& p, KernelContext& context);
 absl::Status ExpertFfn(const ExpertFfnParams& p, KernelContext& context);

@@ -5,6 +5,7 @@
 
 #include "format/status.h"
 #include "kernels/reference/reference_ops.h"
+#include "kernels/reference/rotate.h"
 
 namespace kompakt::reference {
 namespace {
@@ -18,17 +19,6 @@ void NormRow(const float* x, const float* weight, double eps, int64_t width, flo
   for (int64_t i = 0; i < width; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
   const auto scale = static_cast<float>(1.0 / std::sqrt(sum / static_cast<double>(width) + eps));
   for (int64_t i = 0; i < width; ++i) y[i] = x[i] * scale * weight[i];
-}
-
-void RotateRow(const float* cos_sin, int64_t dim, float* x) {
-  for (int64_t j = 0; j < dim / 2; ++j) {
-    const float c = cos_sin[2 * j];
-    const float s = cos_sin[2 * j + 1];
-    const float a = x[2 * j];
-    const float b = x[2 * j + 1];
-    x[2 * j] = a * c - b * s;
-    x[2 * j + 1] = a * s + b * c;
-  }
 }
 
 }  // namespace
@@ -64,7 +54,7 @@ absl::Status Rope(const RopeParams& p, KernelContext& context) {
   context.RunPieces(p.tokens, kTokens, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
       for (int64_t h = 0; h < p.heads; ++h) {
-        RotateRow(p.cos_sin + t * p.dim, p.dim, p.x + t * p.x_stride + h * p.head_stride);
+        RotateRow(p.cos_sin + t * p.dim, p.dim, p.pairs, p.x + t * p.x_stride + h * p.head_stride);
       }
     }
   });
@@ -82,7 +72,7 @@ absl::Status LatentAppend(const LatentAppendParams& p, KernelContext& context) {
       const float* const a = p.a + t * width;
       NormRow(a, p.norm_weight, p.eps, rank, row);
       std::memcpy(row + rank, a + rank, static_cast<size_t>(p.cache.rope) * sizeof(float));
-      RotateRow(p.cos_sin + t * p.cache.rope, p.cache.rope, row + rank);
+      RotateRow(p.cos_sin + t * p.cache.rope, p.cache.rope, RotaryPairs::kAdjacent, row + rank);
       StoreLatentRow(p.cache, p.position + t, row);
     }
   });

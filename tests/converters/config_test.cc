@@ -174,6 +174,30 @@ json GlmFlash() {
                {"rms_norm_eps", 1e-5}});
 }
 
+const json kIndexerKeys = {{"index_n_heads", 64}, {"index_head_dim", 128}, {"index_topk", 2048}};
+
+json V32() {
+  json config = With(V3(), {{"architectures", {"DeepseekV32ForCausalLM"}}, {"model_type", "deepseek_v32"}});
+  config["quantization_config"]["scale_fmt"] = "ue8m0";
+  return With(config, kIndexerKeys);
+}
+
+json Glm5() {
+  return With(With(GlmFlash(), kIndexerKeys), {{"architectures", {"GlmMoeDsaForCausalLM"}},
+                                               {"model_type", "glm_moe_dsa"},
+                                               {"num_hidden_layers", 78},
+                                               {"hidden_size", 6144},
+                                               {"num_attention_heads", 64},
+                                               {"q_lora_rank", 2048},
+                                               {"intermediate_size", 12288},
+                                               {"moe_intermediate_size", 2048},
+                                               {"n_routed_experts", 256},
+                                               {"num_experts_per_tok", 8},
+                                               {"first_k_dense_replace", 3},
+                                               {"routed_scaling_factor", 2.5},
+                                               {"index_n_heads", 32}});
+}
+
 absl::StatusOr<UpstreamConfig> Parse(const json& config) { return ParseConfig(config.dump(), "dir/config.json"); }
 
 TEST(PublishedConfigs, GiveThePublishedParameterCounts) {
@@ -183,9 +207,10 @@ TEST(PublishedConfigs, GiveThePublishedParameterCounts) {
     int64_t parameters;  // main model, from the shapes and consistent with the published totals
   };
   const std::vector<Case> cases = {
-      {"DeepSeek-V2", V2(), 235'741'434'880},   {"DeepSeek-V2-Lite", V2Lite(), 15'706'484'224},
-      {"DeepSeek-V3", V3(), 671'026'419'200},   {"Moonlight", Moonlight(), 15'960'110'208},
-      {"Kimi-K2", KimiK2(), 1'026'408'232'448}, {"GLM-4.7-Flash", GlmFlash(), 29'943'393'920},
+      {"DeepSeek-V2", V2(), 235'741'434'880},    {"DeepSeek-V2-Lite", V2Lite(), 15'706'484'224},
+      {"DeepSeek-V3", V3(), 671'026'419'200},    {"Moonlight", Moonlight(), 15'960'110'208},
+      {"Kimi-K2", KimiK2(), 1'026'408'232'448},  {"GLM-4.7-Flash", GlmFlash(), 29'943'393'920},
+      {"DeepSeek-V3.2", V32(), 671'877'944'064},
   };
   for (const Case& c : cases) {
     const auto parsed = Parse(c.config);
@@ -232,6 +257,55 @@ TEST(PublishedConfigs, LatentNormsKeepTheirEpsWhateverRmsNormEpsSays) {
   }
 }
 
+TEST(PublishedConfigs, Glm5HasThePublished744BillionParameters) {
+  const auto parsed = Parse(Glm5());
+  ASSERT_THAT(parsed, IsOk());
+  const auto schema = ModelSchema::Create(parsed->arch);
+  ASSERT_THAT(schema, IsOk());
+  EXPECT_NEAR(static_cast<double>(schema->parameter_count()) / 1e9, 743.9, 0.05);
+}
+
+TEST(PublishedConfigs, TheIndexersOfV32AndGlm5RotateDifferently) {
+  const auto v32 = Parse(V32());
+  ASSERT_THAT(v32, IsOk());
+  EXPECT_EQ(v32->arch.attention(), ATTENTION_MLA_INDEXED);
+  EXPECT_EQ(v32->arch.indexer().index_topk(), 2048);
+  EXPECT_EQ(v32->arch.indexer().k_norm_eps(), 1e-6);
+  EXPECT_FALSE(v32->arch.indexer().rope_interleave());
+  EXPECT_TRUE(Parse(Glm5())->arch.indexer().rope_interleave());
+  EXPECT_FALSE(Parse(With(Glm5(), {{"indexer_rope_interleave", false}}))->arch.indexer().rope_interleave());
+  EXPECT_EQ(Parse(V3())->arch.attention(), ATTENTION_MLA);
+}
+
+TEST(Indexer, SharedLayersAreReadFromTheListAndHaveNoTensors) {
+  json kinds = json::array();
+  for (int i = 0; i < 78; ++i) kinds.push_back(i < 3 || i % 4 == 2 ? "full" : "shared");
+  const auto parsed = Parse(With(Glm5(), {{"indexer_types", kinds}, {"index_topk_freq", 4}}));
+  ASSERT_THAT(parsed, IsOk());
+  const auto schema = ModelSchema::Create(parsed->arch);
+  ASSERT_THAT(schema, IsOk());
+  EXPECT_GE(schema->Find(TensorRole::kIndexK, 6), 0);
+  EXPECT_EQ(schema->Find(TensorRole::kIndexK, 7), -1);
+  EXPECT_EQ(schema->Find(TensorRole::kIndexKNormBias, 77), -1);
+  // Without a shared layer the list says nothing.
+  EXPECT_EQ(Parse(With(Glm5(), {{"indexer_types", json(size_t{78}, "full")}}))->arch.indexer().shared_size(), 0);
+}
+
+TEST(Indexer, WhatItsConfigLacksOrContradictsIsNamed) {
+  for (const char* key : {"index_n_heads", "index_head_dim", "index_topk"}) {
+    EXPECT_THAT(Parse(Without(V32(), key)), Fails(kCorrupt, {key}));
+  }
+  EXPECT_THAT(Parse(With(V32(), {{"index_topk", 0}})), Fails(kContradiction, {"index_topk", "0"}));
+  EXPECT_THAT(Parse(With(V32(), {{"index_head_dim", 63}})), Fails(kContradiction, {"index_head_dim", "64", "63"}));
+  EXPECT_THAT(Parse(With(V32(), {{"q_lora_rank", nullptr}})), Fails(kContradiction, {"q_lora_rank", "indexer"}));
+  EXPECT_THAT(Parse(With(Glm5(), {{"index_topk_freq", 4}})), Fails(kUnsupported, {"index_topk_freq", "4"}));
+  EXPECT_THAT(Parse(With(Glm5(), {{"index_topk_pattern", "FSSS"}})), Fails(kUnsupported, {"index_topk_pattern"}));
+  EXPECT_THAT(Parse(With(Glm5(), {{"indexer_types", {"full", "shared"}}})), Fails(kContradiction, {"78", "2"}));
+  EXPECT_THAT(Parse(With(Glm5(), {{"indexer_types", json(size_t{78}, "shared")}})),
+              Fails(kContradiction, {"\"shared\""}));
+  EXPECT_THAT(Parse(With(Glm5(), {{"indexer_types", json(size_t{78}, "none")}})), Fails(kCorrupt, {"indexer_types"}));
+}
+
 TEST(PublishedConfigs, KimiKeepsItsModelType) {
   const auto parsed = Parse(KimiK2());
   ASSERT_THAT(parsed, IsOk());
@@ -247,6 +321,7 @@ TEST(ArchTable, EveryRowIsChosenByItsNames) {
                               {"model_type", std::string(row.model_types[0])},
                               {"scoring_func", std::string(ScoringName(row.scoring_func))},
                               {"topk_method", std::string(TopkMethodName(row.topk_methods[0]))}});
+    if (row.indexer != IndexerKind::kNone) config.update(kIndexerKeys);
     const auto parsed = Parse(config);
     ASSERT_THAT(parsed, IsOk()) << row.architecture;
     EXPECT_EQ(parsed->arch.architecture(), std::string(row.architecture));
@@ -346,8 +421,7 @@ TEST(Refusals, DenseDistillsAreCalledDense) {
 }
 
 TEST(Refusals, RelativesThatAreNotSupportedAreNamed) {
-  for (const char* name :
-       {"DeepseekV32ForCausalLM", "DeepseekV4ForCausalLM", "GlmMoeDsaForCausalLM", "KimiK25ForConditionalGeneration"}) {
+  for (const char* name : {"DeepseekV4ForCausalLM", "DeepseekV41ForCausalLM", "KimiK25ForConditionalGeneration"}) {
     EXPECT_THAT(Parse({{"architectures", {name}}}), Fails(kUnsupported, {name, "does not support"}));
   }
   EXPECT_THAT(Parse(With(V3(), {{"index_topk", 2048}})), Fails(kUnsupported, {"index_topk", "2048"}));

@@ -7,6 +7,7 @@
 #include "format/arch_spec.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/fixtures/small_arch.h"
 #include "tests/format/example_arch.h"
 
 namespace kompakt {
@@ -58,6 +59,19 @@ TEST(ModelSchema, FindAgreesWithTheList) {
   }
 }
 
+TEST(ModelSchema, IndexersAreWhereTheArchSpecSays) {
+  const auto schema = ModelSchema::Create(SmallV32Arch());
+  ASSERT_TRUE(schema.ok()) << schema.status();
+  const int64_t bias = schema->Find(TensorRole::kIndexKNormBias, 1);
+  ASSERT_GE(bias, 0);
+  EXPECT_EQ(schema->tensors()[static_cast<size_t>(bias)].Name(), "model.layers.1.self_attn.indexer.k_norm.bias");
+  const int64_t q = schema->Find(TensorRole::kIndexQB, 0);
+  EXPECT_EQ(schema->tensors()[static_cast<size_t>(q)].Name(), "model.layers.0.self_attn.indexer.wq_b.weight");
+  EXPECT_EQ(schema->tensors()[static_cast<size_t>(q)].rows, 5 * 22);
+  EXPECT_EQ(schema->tensors()[static_cast<size_t>(q)].cols, 40);
+  EXPECT_EQ(schema->Find(TensorRole::kIndexQB, 2), -1) << "layer 2 shares";
+}
+
 TEST(ModelSchema, TiedEmbeddingsHaveNoHead) {
   ArchSpec arch = DeepSeekV2LiteArch();
   arch.set_tie_word_embeddings(true);
@@ -74,6 +88,26 @@ TEST(ModelSchema, EveryRoleNameFindsItsRole) {
   }
   EXPECT_THAT(std::string(RoleFromName("mlp.expert.down_proj").status().message()),
               HasSubstr("did you mean \"mlp.experts.down_proj\""));
+}
+
+TEST(ArchSpec, AnIndexerFitsItsModel) {
+  ASSERT_TRUE(ValidateArchSpec(SmallV32Arch()).ok());
+  const std::pair<const char*, std::function<void(ArchSpec&)>> cases[] = {
+      {"an indexer, but", [](ArchSpec& a) { a.set_attention(ATTENTION_MLA); }},
+      {"index_n_heads", [](ArchSpec& a) { a.clear_indexer(); }},
+      {"index_head_dim", [](ArchSpec& a) { a.mutable_indexer()->set_index_head_dim(7); }},
+      {"index_n_heads", [](ArchSpec& a) { a.mutable_indexer()->set_index_n_heads(int64_t{1} << 40); }},
+      {"index_topk", [](ArchSpec& a) { a.mutable_indexer()->set_index_topk(-1); }},
+      {"k_norm_eps", [](ArchSpec& a) { a.mutable_indexer()->set_k_norm_eps(0); }},
+      {"q_lora_rank", [](ArchSpec& a) { a.mutable_mla()->set_q_lora_rank(0); }},
+      {"all 3 layers", [](ArchSpec& a) { a.mutable_indexer()->add_shared(false); }},
+      {"a shared one", [](ArchSpec& a) { a.mutable_indexer()->set_shared(0, true); }},
+  };
+  for (const auto& [says, spoil] : cases) {
+    ArchSpec arch = SmallV32Arch();
+    spoil(arch);
+    EXPECT_THAT(std::string(ValidateArchSpec(arch).message()), HasSubstr(says));
+  }
 }
 
 struct BadArch {

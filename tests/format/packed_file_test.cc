@@ -1,10 +1,12 @@
 // What PackedWriter writes, PackedReader reads.
 #include <filesystem>
 
+#include "format/packed_index.h"
 #include "format/packed_reader.h"
 #include "format/packed_writer.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/fixtures/memory_file.h"
 #include "tests/fixtures/scratch_folder.h"
 #include "tests/fixtures/small_arch.h"
 #include "tests/fixtures/synthetic_file.h"
@@ -33,7 +35,7 @@ struct SmallFile {
 };
 
 TEST(PackedFile, EveryRecordReadsBackAsWritten) {
-  for (const ArchSpec& arch : {SmallV3Arch(), SmallV2LiteArch()}) {
+  for (const ArchSpec& arch : {SmallV3Arch(), SmallV2LiteArch(), SmallV32Arch()}) {
     const SmallFile file(arch);
     ASSERT_NE(file.reader, nullptr);
     for (size_t e = 0; e < file.plan.layout.extents().size(); ++e) {
@@ -45,6 +47,16 @@ TEST(PackedFile, EveryRecordReadsBackAsWritten) {
       }
     }
     EXPECT_THAT(file.reader->Verify(2, nullptr), testing::IsEmpty());
+  }
+}
+
+TEST(PackedFile, HasTheLowestMinorVersionThatDescribesIt) {
+  for (const auto& [arch, minor] : {std::pair{SmallV3Arch(), 0}, std::pair{SmallV32Arch(), 1}}) {
+    const SmallFile file(arch);
+    const std::vector<uint8_t> bytes = ReadWholeFile(file.path);
+    const auto index = ReadPackedIndex(MemoryFile(bytes), file.path);
+    ASSERT_TRUE(index.ok()) << index.status();
+    EXPECT_EQ(index->header.minor, minor) << arch.model_type();
   }
 }
 

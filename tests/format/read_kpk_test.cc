@@ -50,7 +50,7 @@ std::vector<float> DecodeHere(const PackedReader& reader, const TensorInfo& tens
 TEST(ReadKpkScript, DecodesEveryTensorOfEveryFormatToTheSameBits) {
   const ScratchFolder folder;
   std::map<absl::string_view, int> tensors_of;
-  for (const ArchSpec& arch : {SmallV3Arch(), SmallV2LiteArch()}) {
+  for (const ArchSpec& arch : {SmallV3Arch(), SmallV2LiteArch(), SmallV32Arch()}) {
     const auto schema = ModelSchema::Create(arch);
     ASSERT_TRUE(schema.ok()) << schema.status();
     const std::vector<FormatId> formats = EveryFormat(*schema);

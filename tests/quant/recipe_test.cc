@@ -229,6 +229,23 @@ TEST(Recipe, KvBProjHas8BitsOrMore) {
   EXPECT_EQ(FormatName(Of(ResolveWith("q4", low, {}).value(), low, TensorRole::kKvBProj, 1)), "int4_g32");
 }
 
+TEST(Recipe, IndexersHave8BitsOrMore) {
+  const FormSource source(SmallV32Arch(), V3Form);
+  for (const absl::string_view name : {"q4", "q8"}) {
+    const auto choices = ResolveWith(name, source, {}).value();
+    EXPECT_EQ(FormatName(Of(choices, source, TensorRole::kIndexQB, 1)), "q8_g32");
+    EXPECT_EQ(FormatName(Of(choices, source, TensorRole::kIndexK, 0)), "q8_g32");
+    EXPECT_EQ(FormatName(Of(choices, source, TensorRole::kIndexWeights, 0)), "fp8_b128") << "as the source has it";
+    EXPECT_EQ(FormatName(Of(choices, source, TensorRole::kIndexKNormBias, 1)), "bf16");
+  }
+  for (const char* flag : {"self_attn.indexer.wq_b=q4_g32", "self_attn.indexer.*=q4_g16", "*indexer.wk=q4_g16",
+                           "model.layers.1.self_attn.indexer.weights_proj=q4_g32"}) {
+    const absl::Status status = ResolveWith("q4", source, {flag}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << flag;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("8 bits or more: add self_attn.indexer.w")) << flag;
+  }
+}
+
 TEST(Recipe, RouterNormsAndBiasAreNotRounded) {
   const FormSource source = V3Source();
   for (const char* flag : {"mlp.gate=q8_g32", "norm=q4_g32", "*layernorm=f16", "mlp.gate.e_score_correction_bias=bf16",

@@ -41,7 +41,7 @@ struct Variant {
 std::vector<Variant> AllVariants() {
   std::vector<Variant> variants;
   for (const KernelSet* kernels : AllKernelSets()) {
-    for (const char* name : {"v2lite", "v2", "v3", "moonlight", "glmflash", "kimi"})
+    for (const char* name : {"v2lite", "v2", "v3", "moonlight", "glmflash", "kimi", "v32", "glm5"})
       variants.push_back({name, kernels});
   }
   return variants;

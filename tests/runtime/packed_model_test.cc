@@ -15,7 +15,7 @@ namespace {
 
 TEST(PackedModel, LosslessGivesTheBitsOfTheCheckpointItself) {
   const TempFolder folder;
-  for (const char* const name : {"v2lite", "v2", "v3", "moonlight", "glmflash", "kimi"}) {
+  for (const char* const name : {"v2lite", "v2", "v3", "moonlight", "glmflash", "kimi", "v32", "glm5"}) {
     const auto source = *OpenCheckpoint(CheckpointFolder(name));
     const std::string path = folder.File(std::string(name) + ".kpk");
     ASSERT_THAT(Convert(*source, *QuantRecipe::Builtin("lossless"), path, {}, PosixFileSystem()), IsOk());
