@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,7 +11,6 @@
 #include "absl/strings/str_join.h"
 #include "converters/assets.h"
 #include "converters/config.h"
-#include "converters/file_hashes.h"
 #include "converters/input_file.h"
 #include "converters/shard_set.h"
 #include "converters/source_binder.h"
@@ -21,6 +21,7 @@ namespace kompakt {
 namespace {
 
 constexpr uint64_t kMaxConfigBytes = uint64_t{16} << 20;
+constexpr uint64_t kMaxIndexBytes = uint64_t{256} << 20;
 
 class Checkpoint : public TensorSource {
  public:
@@ -45,7 +46,8 @@ class Checkpoint : public TensorSource {
     return FormAt(index);
   }
 
-  absl::StatusOr<StoredRows> ReadStored(const TensorInfo& tensor, int64_t row_begin, int64_t row_end) const override {
+  absl::StatusOr<StoredRows> ReadStored(const TensorInfo& tensor, int64_t row_begin, int64_t row_end,
+                                        Xxh3Stream* source_bytes) const override {
     KOMPAKT_ASSIGN_OR_RETURN(const size_t index, IndexOf(tensor));
     KOMPAKT_RETURN_IF_ERROR(CheckRows(tensor, row_begin, row_end));
     if (row_begin % kFp8Block != 0) {
@@ -53,32 +55,64 @@ class Checkpoint : public TensorSource {
                         row_begin);
     }
     KOMPAKT_ASSIGN_OR_RETURN(const StoredForm form, FormAt(index));
-    return ReadStoredRows(bound_.bindings[index], form, row_begin, row_end);
+    return ReadStoredRows(bound_.bindings[index], form, row_begin, row_end, source_bytes);
   }
 
-  absl::Status ReadF32(const TensorInfo& tensor, int64_t row_begin, int64_t row_end,
-                       absl::Span<float> out) const override {
+  absl::Status ReadF32(const TensorInfo& tensor, int64_t row_begin, int64_t row_end, absl::Span<float> out,
+                       Xxh3Stream* source_bytes) const override {
     KOMPAKT_ASSIGN_OR_RETURN(const size_t index, IndexOf(tensor));
     KOMPAKT_RETURN_IF_ERROR(CheckRows(tensor, row_begin, row_end));
     if (out.size() != static_cast<uint64_t>((row_end - row_begin) * tensor.cols)) {
       return UsageError(tensor.Name(), ": room for ", (row_end - row_begin) * tensor.cols, " values expected, found ",
                         out.size());
     }
-    return ReadF32Rows(bound_.bindings[index], row_begin, row_end, out);
+    return ReadF32Rows(bound_.bindings[index], row_begin, row_end, out, source_bytes);
   }
 
-  absl::StatusOr<std::vector<SourceFile>> HashFiles(int threads) const override {
-    return HashFolderFiles(folder_, FileNames(), threads);
+  absl::StatusOr<std::vector<SourceFile>> Files() const override {
+    std::map<std::string, SourceFile> files;
+    const auto add = [&](const std::string& name, uint64_t bytes, uint64_t xxh3) {
+      SourceFile& file = files[name];
+      file.set_name(name);
+      file.set_bytes(bytes);
+      file.set_xxh3(xxh3);
+    };
+    for (const AssetFile& file : assets_.assets.files()) {
+      add(file.name(), file.content().size(), Xxh3(file.content()));
+    }
+    for (const auto& shard : shards_.shards()) {
+      add(FileNameOf(shard->path()), shard->size_bytes(), shard->header_xxh3());
+    }
+    for (const std::string& name : shards_.file_names()) {
+      if (files.count(name) != 0) continue;
+      KOMPAKT_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(JoinPath(folder_, name)));
+      KOMPAKT_ASSIGN_OR_RETURN(const std::string content, file.ReadAll(kMaxIndexBytes));
+      add(name, content.size(), Xxh3(content));
+    }
+    std::vector<SourceFile> list;
+    for (auto& [name, file] : files) list.push_back(std::move(file));
+    return list;
   }
 
-  absl::StatusOr<std::vector<SourceFile>> ListFiles() const override { return ListFolderFiles(folder_, FileNames()); }
+  absl::StatusOr<std::vector<SourceState>> States() const override {
+    std::vector<SourceState> states;
+    for (const auto& shard : shards_.shards()) {
+      KOMPAKT_ASSIGN_OR_RETURN(std::string state, shard->State());
+      states.push_back({FileNameOf(shard->path()), std::move(state)});
+    }
+    return states;
+  }
+
+  std::vector<SourceRange> Ranges(const TensorInfo& tensor, int64_t row_begin, int64_t row_end) const override {
+    const absl::StatusOr<size_t> index = IndexOf(tensor);
+    if (!index.ok() || !CheckRows(tensor, row_begin, row_end).ok()) return {};
+    std::vector<SourceRange> ranges = RangesOf(bound_.bindings[*index], row_begin, row_end);
+    for (SourceRange& range : ranges) range.file = FileNameOf(range.file);
+    return ranges;
+  }
 
  private:
-  std::vector<std::string> FileNames() const {
-    std::vector<std::string> names(shards_.file_names().begin(), shards_.file_names().end());
-    for (const AssetFile& file : assets_.assets.files()) names.push_back(file.name());
-    return names;
-  }
+  std::string FileNameOf(const std::string& path) const { return path.substr(JoinPath(folder_, "").size()); }
 
   absl::StatusOr<size_t> IndexOf(const TensorInfo& tensor) const {
     const int64_t index = schema_.Find(tensor.role, tensor.layer, tensor.expert);

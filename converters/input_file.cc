@@ -11,6 +11,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "format/file_system.h"
 #include "format/status.h"
 
 namespace kompakt {
@@ -75,7 +76,11 @@ absl::StatusOr<std::string> InputFile::ReadAll(uint64_t max_bytes) const {
   return content;
 }
 
-void InputFile::AdviseSequential() const { (void)posix_fadvise(fd_, 0, 0, POSIX_FADV_SEQUENTIAL); }
+absl::StatusOr<std::string> InputFile::State() const {
+  struct stat info {};
+  if (fstat(fd_, &info) != 0) return IoError(errno, "examine", path_);
+  return FileState(info);
+}
 
 bool PathExists(const std::string& path) {
   struct stat info {};

@@ -30,11 +30,11 @@ class InputFile {
   // Fills `bytes`; kDataLoss when the file ends before.
   absl::Status ReadAt(uint64_t offset, absl::Span<uint8_t> bytes) const;
 
+  // FileState of the open file, now.
+  absl::StatusOr<std::string> State() const;
+
   // The whole file; kFailedPrecondition when it is larger than `max_bytes`.
   absl::StatusOr<std::string> ReadAll(uint64_t max_bytes) const;
-
-  // Tells the system that the file will be read once from front to back.
-  void AdviseSequential() const;
 
  private:
   InputFile() = default;

@@ -9,6 +9,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "format/checksum.h"
 #include "format/status.h"
 
 namespace kompakt {
@@ -90,11 +91,14 @@ absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
   std::string json(static_cast<size_t>(header_bytes), '\0');
   KOMPAKT_RETURN_IF_ERROR(file.ReadAt(kLengthBytes, {reinterpret_cast<uint8_t*>(json.data()), json.size()}));
   KOMPAKT_ASSIGN_OR_RETURN(SafetensorsHeader header, ParseSafetensorsHeader(json, file.size_bytes(), path));
-  return SafetensorsFile(std::move(file), std::move(header));
+  Xxh3Stream header_hash;
+  header_hash.Update({reinterpret_cast<const uint8_t*>(start.data()), kLengthBytes});
+  header_hash.Update({reinterpret_cast<const uint8_t*>(json.data()), json.size()});
+  return SafetensorsFile(std::move(file), std::move(header), header_hash.Digest());
 }
 
-SafetensorsFile::SafetensorsFile(InputFile file, SafetensorsHeader header)
-    : file_(std::move(file)), header_(std::move(header)) {
+SafetensorsFile::SafetensorsFile(InputFile file, SafetensorsHeader header, uint64_t header_xxh3)
+    : file_(std::move(file)), header_(std::move(header)), header_xxh3_(header_xxh3) {
   by_name_.reserve(header_.entries.size());
   for (size_t i = 0; i < header_.entries.size(); ++i) by_name_.emplace(header_.entries[i].name, i);
 }

@@ -87,6 +87,10 @@ class SafetensorsFile {
 
   const std::string& path() const { return file_.path(); }
   uint64_t size_bytes() const { return file_.size_bytes(); }
+  // XXH3 of the first 8 + N bytes.
+  uint64_t header_xxh3() const { return header_xxh3_; }
+  // FileState of the open file, now.
+  absl::StatusOr<std::string> State() const { return file_.State(); }
   absl::Span<const SafetensorsEntry> entries() const { return header_.entries; }
   absl::Span<const std::pair<std::string, std::string>> metadata() const { return header_.metadata; }
   // Null when there is no tensor of that name. Valid as long as this file.
@@ -100,10 +104,11 @@ class SafetensorsFile {
   }
 
  private:
-  SafetensorsFile(InputFile file, SafetensorsHeader header);
+  SafetensorsFile(InputFile file, SafetensorsHeader header, uint64_t header_xxh3);
 
   InputFile file_;
   SafetensorsHeader header_;
+  uint64_t header_xxh3_;
   absl::flat_hash_map<absl::string_view, size_t> by_name_;  // keys live in header_.entries
 };
 

@@ -51,11 +51,13 @@ absl::Status ElementError(const FoundTensor& found, uint64_t flat_index, const s
                       " of the file): ", what);
 }
 
-// Elements [begin, begin + count) of a stored tensor as bytes.
-absl::StatusOr<std::vector<uint8_t>> ReadElements(const FoundTensor& found, uint64_t begin, uint64_t count) {
+// Elements [begin, begin + count) of a stored tensor as bytes; `source_bytes` (may be null) gets them too.
+absl::StatusOr<std::vector<uint8_t>> ReadElements(const FoundTensor& found, uint64_t begin, uint64_t count,
+                                                  Xxh3Stream* source_bytes) {
   const uint64_t element = ElementBytes(found.entry->dtype);
   std::vector<uint8_t> bytes(count * element);
   KOMPAKT_RETURN_IF_ERROR(found.file->Read(*found.entry, begin * element, absl::MakeSpan(bytes)));
+  if (source_bytes != nullptr) source_bytes->Update(bytes);
   return bytes;
 }
 
@@ -85,10 +87,11 @@ bool IsPowerOfTwo(float value) {
 }
 
 // Scale rows [begin, end) of the binding as F32, each checked to be positive and to keep every weight finite.
-absl::StatusOr<std::vector<float>> ReadScales(const TensorBinding& b, int64_t begin, int64_t end) {
+absl::StatusOr<std::vector<float>> ReadScales(const TensorBinding& b, int64_t begin, int64_t end,
+                                              Xxh3Stream* source_bytes) {
   const uint64_t first = static_cast<uint64_t>((b.scale_row + begin) * b.scale_cols);
   const uint64_t count = static_cast<uint64_t>((end - begin) * b.scale_cols);
-  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes, ReadElements(b.scale, first, count));
+  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes, ReadElements(b.scale, first, count, source_bytes));
   const float largest_code = b.kind == SourceKind::kFp8Block ? 448.0f : 8.0f;
   const float limit = std::numeric_limits<float>::max() / largest_code;
   std::vector<float> scales(count);
@@ -128,11 +131,12 @@ uint64_t FirstNonFinite(const uint8_t* bytes, uint64_t n, Bits exponent) {
   return n;
 }
 
-absl::StatusOr<std::vector<uint8_t>> ReadPlain(const TensorBinding& b, int64_t row_begin, int64_t row_end) {
+absl::StatusOr<std::vector<uint8_t>> ReadPlain(const TensorBinding& b, int64_t row_begin, int64_t row_end,
+                                               Xxh3Stream* source_bytes) {
   const Dtype dtype = b.weight.entry->dtype;
   const uint64_t first = static_cast<uint64_t>((b.weight_row + row_begin) * b.cols);
   const uint64_t n = static_cast<uint64_t>((row_end - row_begin) * b.cols);
-  KOMPAKT_ASSIGN_OR_RETURN(std::vector<uint8_t> bytes, ReadElements(b.weight, first, n));
+  KOMPAKT_ASSIGN_OR_RETURN(std::vector<uint8_t> bytes, ReadElements(b.weight, first, n, source_bytes));
   uint64_t bad = n;
   if (dtype == Dtype::kF32) {
     bad = FirstNonFinite<uint32_t>(bytes.data(), n, 0x7f800000u);
@@ -168,11 +172,11 @@ struct Fp8Rows {
   }
 };
 
-absl::StatusOr<Fp8Rows> ReadFp8(const TensorBinding& b, int64_t row_begin, int64_t row_end) {
+absl::StatusOr<Fp8Rows> ReadFp8(const TensorBinding& b, int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) {
   Fp8Rows rows;
   const uint64_t first = static_cast<uint64_t>((b.weight_row + row_begin) * b.cols);
   const uint64_t n = static_cast<uint64_t>((row_end - row_begin) * b.cols);
-  KOMPAKT_ASSIGN_OR_RETURN(rows.codes, ReadElements(b.weight, first, n));
+  KOMPAKT_ASSIGN_OR_RETURN(rows.codes, ReadElements(b.weight, first, n, source_bytes));
   const auto nan = std::find_if(rows.codes.begin(), rows.codes.end(), IsFp8E4m3Nan);
   if (nan != rows.codes.end()) {
     return ElementError(b.weight, first + static_cast<uint64_t>(nan - rows.codes.begin()),
@@ -180,7 +184,7 @@ absl::StatusOr<Fp8Rows> ReadFp8(const TensorBinding& b, int64_t row_begin, int64
   }
   rows.first_scale_row = (b.matrix_row + row_begin) / b.block_rows;
   const int64_t scale_end = CeilDiv(b.matrix_row + row_end, b.block_rows);
-  KOMPAKT_ASSIGN_OR_RETURN(rows.scales, ReadScales(b, rows.first_scale_row, scale_end));
+  KOMPAKT_ASSIGN_OR_RETURN(rows.scales, ReadScales(b, rows.first_scale_row, scale_end, source_bytes));
   return rows;
 }
 
@@ -213,7 +217,7 @@ std::vector<float> BlockScales(const TensorBinding& b, const Fp8Rows& rows, int6
 // ---- packed INT4
 
 absl::Status CheckWeightShape(const TensorBinding& b) {
-  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes, ReadElements(b.shape, 0, 2));
+  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes, ReadElements(b.shape, 0, 2, nullptr));
   const auto element = [&](uint64_t i) {
     return b.shape.entry->dtype == Dtype::kI64 ? Load<int64_t>(bytes.data(), i) : Load<int32_t>(bytes.data(), i);
   };
@@ -227,13 +231,14 @@ struct Int4Rows {
   std::vector<float> scales;   // [rows, scale_cols]
 };
 
-absl::StatusOr<Int4Rows> ReadInt4(const TensorBinding& b, int64_t row_begin, int64_t row_end) {
+absl::StatusOr<Int4Rows> ReadInt4(const TensorBinding& b, int64_t row_begin, int64_t row_end,
+                                  Xxh3Stream* source_bytes) {
   KOMPAKT_RETURN_IF_ERROR(CheckWeightShape(b));
   const uint64_t words = static_cast<uint64_t>(CeilDiv(b.cols, 8));
   Int4Rows rows;
   KOMPAKT_ASSIGN_OR_RETURN(rows.words, ReadElements(b.weight, static_cast<uint64_t>(row_begin) * words,
-                                                    static_cast<uint64_t>(row_end - row_begin) * words));
-  KOMPAKT_ASSIGN_OR_RETURN(rows.scales, ReadScales(b, row_begin, row_end));
+                                                    static_cast<uint64_t>(row_end - row_begin) * words, source_bytes));
+  KOMPAKT_ASSIGN_OR_RETURN(rows.scales, ReadScales(b, row_begin, row_end, source_bytes));
   return rows;
 }
 
@@ -280,7 +285,7 @@ bool ExactnessNeedsScales(const TensorBinding& b) {
 }
 
 absl::StatusOr<bool> ScalesFitBf16(const TensorBinding& b) {
-  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<float> scales, ReadScales(b, 0, b.rows));
+  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<float> scales, ReadScales(b, 0, b.rows, nullptr));
   return std::all_of(scales.begin(), scales.end(), [](float s) { return Bf16ToF32(F32ToBf16(s)) == s; });
 }
 
@@ -313,8 +318,27 @@ StoredForm FormOf(const TensorBinding& b, bool scales_fit_bf16) {
   return form;
 }
 
+std::vector<SourceRange> RangesOf(const TensorBinding& b, int64_t row_begin, int64_t row_end) {
+  std::vector<SourceRange> ranges;
+  const auto add = [&](const FoundTensor& found, int64_t first_row, int64_t rows, uint64_t row_bytes) {
+    ranges.push_back({found.file->path(),
+                      found.file->FileOffset(*found.entry, static_cast<uint64_t>(first_row) * row_bytes),
+                      static_cast<uint64_t>(rows) * row_bytes});
+  };
+  add(b.weight, b.weight_row + row_begin, row_end - row_begin, RowBytes(b));
+  if (b.scale) {
+    const uint64_t row_bytes = static_cast<uint64_t>(b.scale_cols) * ElementBytes(b.scale.entry->dtype);
+    const bool fp8 = b.kind == SourceKind::kFp8Block;
+    const int64_t begin = fp8 ? (b.matrix_row + row_begin) / b.block_rows : row_begin;
+    const int64_t end = fp8 ? CeilDiv(b.matrix_row + row_end, b.block_rows) : row_end;
+    add(b.scale, b.scale_row + begin, end - begin, row_bytes);
+  }
+  if (b.shape) add(b.shape, 0, 1, b.shape.entry->bytes());
+  return ranges;
+}
+
 absl::StatusOr<StoredRows> ReadStoredRows(const TensorBinding& b, const StoredForm& form, int64_t row_begin,
-                                          int64_t row_end) {
+                                          int64_t row_end, Xxh3Stream* source_bytes) {
   StoredRows out;
   out.format = form.exact_format;
   out.rows = row_end - row_begin;
@@ -322,23 +346,23 @@ absl::StatusOr<StoredRows> ReadStoredRows(const TensorBinding& b, const StoredFo
   if (form.decoded) {
     out.elements.resize(static_cast<size_t>(out.rows * out.cols) * sizeof(float));
     std::vector<float> values(static_cast<size_t>(out.rows * out.cols));
-    KOMPAKT_RETURN_IF_ERROR(ReadF32Rows(b, row_begin, row_end, absl::MakeSpan(values)));
+    KOMPAKT_RETURN_IF_ERROR(ReadF32Rows(b, row_begin, row_end, absl::MakeSpan(values), source_bytes));
     std::memcpy(out.elements.data(), values.data(), out.elements.size());
     return out;
   }
   switch (b.kind) {
     case SourceKind::kPlain: {
-      KOMPAKT_ASSIGN_OR_RETURN(out.elements, ReadPlain(b, row_begin, row_end));
+      KOMPAKT_ASSIGN_OR_RETURN(out.elements, ReadPlain(b, row_begin, row_end, source_bytes));
       break;
     }
     case SourceKind::kFp8Block: {
-      KOMPAKT_ASSIGN_OR_RETURN(Fp8Rows rows, ReadFp8(b, row_begin, row_end));
+      KOMPAKT_ASSIGN_OR_RETURN(Fp8Rows rows, ReadFp8(b, row_begin, row_end, source_bytes));
       out.block_scales = BlockScales(b, rows, row_begin, row_end);
       out.elements = std::move(rows.codes);
       break;
     }
     case SourceKind::kInt4Packed: {
-      KOMPAKT_ASSIGN_OR_RETURN(const Int4Rows rows, ReadInt4(b, row_begin, row_end));
+      KOMPAKT_ASSIGN_OR_RETURN(const Int4Rows rows, ReadInt4(b, row_begin, row_end, source_bytes));
       StoreInt4(b, rows, &out);
       break;
     }
@@ -346,20 +370,21 @@ absl::StatusOr<StoredRows> ReadStoredRows(const TensorBinding& b, const StoredFo
   return out;
 }
 
-absl::Status ReadF32Rows(const TensorBinding& b, int64_t row_begin, int64_t row_end, absl::Span<float> out) {
+absl::Status ReadF32Rows(const TensorBinding& b, int64_t row_begin, int64_t row_end, absl::Span<float> out,
+                         Xxh3Stream* source_bytes) {
   switch (b.kind) {
     case SourceKind::kPlain: {
-      KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes, ReadPlain(b, row_begin, row_end));
+      KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes, ReadPlain(b, row_begin, row_end, source_bytes));
       Widen(b.weight.entry->dtype, bytes, out);
       return absl::OkStatus();
     }
     case SourceKind::kFp8Block: {
-      KOMPAKT_ASSIGN_OR_RETURN(const Fp8Rows rows, ReadFp8(b, row_begin, row_end));
+      KOMPAKT_ASSIGN_OR_RETURN(const Fp8Rows rows, ReadFp8(b, row_begin, row_end, source_bytes));
       DecodeFp8(b, rows, row_begin, row_end, out.data());
       return absl::OkStatus();
     }
     case SourceKind::kInt4Packed: {
-      KOMPAKT_ASSIGN_OR_RETURN(const Int4Rows rows, ReadInt4(b, row_begin, row_end));
+      KOMPAKT_ASSIGN_OR_RETURN(const Int4Rows rows, ReadInt4(b, row_begin, row_end, source_bytes));
       DecodeInt4(b, rows, row_end - row_begin, out.data());
       return absl::OkStatus();
     }

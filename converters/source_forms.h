@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -48,9 +49,14 @@ bool ExactnessNeedsScales(const TensorBinding& binding);
 absl::StatusOr<bool> ScalesFitBf16(const TensorBinding& binding);
 
 // The two reads of TensorSource; the caller has checked 0 <= row_begin < row_end <= rows.
-// kDataLoss for NaN codes, non-finite values, and scales that are not finite and positive.
+// kDataLoss for NaN codes, non-finite values, and scales that are not finite and positive. `source_bytes` (may be null)
+// gets the bytes of `weight` for these rows, then those of `scale` that they need.
 absl::StatusOr<StoredRows> ReadStoredRows(const TensorBinding& binding, const StoredForm& form, int64_t row_begin,
-                                          int64_t row_end);
-absl::Status ReadF32Rows(const TensorBinding& binding, int64_t row_begin, int64_t row_end, absl::Span<float> out);
+                                          int64_t row_end, Xxh3Stream* source_bytes);
+absl::Status ReadF32Rows(const TensorBinding& binding, int64_t row_begin, int64_t row_end, absl::Span<float> out,
+                         Xxh3Stream* source_bytes);
+
+// Where the bytes of these rows lie, companions included; the files by their path.
+std::vector<SourceRange> RangesOf(const TensorBinding& binding, int64_t row_begin, int64_t row_end);
 
 }  // namespace kompakt

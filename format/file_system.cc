@@ -237,6 +237,17 @@ absl::Status WriteFully(const std::function<int64_t(const uint8_t*, uint64_t, ui
   return absl::OkStatus();
 }
 
+std::string FileState(const struct stat& info) {
+  return absl::StrCat("bytes ", info.st_size, " modified ", info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec, " changed ",
+                      info.st_ctim.tv_sec, ".", info.st_ctim.tv_nsec, " inode ", info.st_ino, " device ", info.st_dev);
+}
+
+absl::StatusOr<std::string> FileState(const std::string& path) {
+  struct stat info;
+  if (stat(path.c_str(), &info) != 0) return IoError(errno, "examine", path);
+  return FileState(info);
+}
+
 FileSystem& PosixFileSystem() {
   static PosixFiles files;
   return files;

@@ -9,6 +9,8 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 
+struct stat;
+
 namespace kompakt {
 
 // An open file. Reads and writes carry their offset and are safe from several threads.
@@ -52,6 +54,12 @@ class FileSystem {
   // is known.
   virtual uint64_t MostFileBytes(const std::string& path) = 0;
 };
+
+// What the system knows of a file that changes whenever its content may have changed: size, times of change, inode. A
+// program can set the time of modification back, but not the other one. Text, to be compared only.
+std::string FileState(const struct stat& info);
+// Of the file at `path`.
+absl::StatusOr<std::string> FileState(const std::string& path);
 
 // The operating system's files.
 FileSystem& PosixFileSystem();

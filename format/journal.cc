@@ -11,11 +11,13 @@
 namespace kompakt {
 namespace {
 
-constexpr char kMagic[8] = {'K', 'P', 'K', 'J', 'R', 'N', 'L', '1'};
+constexpr char kMagic[8] = {'K', 'P', 'K', 'J', 'R', 'N', 'L', '2'};
 // 65,536 experts in each of 200 layers would take this much.
 constexpr uint64_t kMaxJournalBytes = uint64_t{2} << 30;
-constexpr size_t kStatsBytes = 8 + 8 + 4 + 8;
-constexpr size_t kFixedPayloadBytes = 3 * 8;
+constexpr uint8_t kRecordKind = 1;
+constexpr uint8_t kSourcesKind = 2;
+constexpr size_t kPartBytes = 8 + 8 + 4 + 8 + 8;
+constexpr size_t kFixedRecordBytes = 3 * 8;
 
 // The journal never leaves the machine that wrote it: native byte order.
 template <typename T>
@@ -51,34 +53,53 @@ uint64_t EntryXxh3(uint64_t head_xxh3, absl::Span<const uint8_t> payload) {
   return hash.Digest();
 }
 
-std::vector<uint8_t> EncodePayload(const JournalEntry& entry) {
+void PutBlock(std::vector<uint8_t>& out, absl::string_view block) {
+  Put(out, static_cast<uint32_t>(block.size()));
+  out.insert(out.end(), block.begin(), block.end());
+}
+
+std::vector<uint8_t> EncodeRecord(const JournalEntry& entry) {
   std::vector<uint8_t> out;
+  Put(out, kRecordKind);
   Put(out, entry.extent);
   Put(out, entry.record);
   Put(out, entry.xxh3);
-  for (const ErrorStats& s : entry.stats) {
+  for (size_t p = 0; p < entry.stats.size(); ++p) {
+    const ErrorStats& s = entry.stats[p];
     Put<double>(out, s.sum_squared_error());
     Put<double>(out, s.sum_squared_weight());
     Put<float>(out, s.max_abs_error());
     Put<uint64_t>(out, s.count());
+    Put<uint64_t>(out, entry.source_xxh3[p]);
   }
   return out;
 }
 
-bool DecodePayload(absl::Span<const uint8_t> in, JournalEntry& entry) {
-  if (in.size() < kFixedPayloadBytes || (in.size() - kFixedPayloadBytes) % kStatsBytes != 0) return false;
+bool DecodeSources(absl::Span<const uint8_t> in, std::vector<SourceState>& sources) {
+  sources.clear();
+  while (!in.empty()) {
+    absl::Span<const uint8_t> file, state;
+    if (!TakeBlock(in, file) || !TakeBlock(in, state)) return false;
+    sources.push_back({std::string(file.begin(), file.end()), std::string(state.begin(), state.end())});
+  }
+  return true;
+}
+
+bool DecodeRecord(absl::Span<const uint8_t> in, JournalEntry& entry) {
+  if (in.size() < kFixedRecordBytes || (in.size() - kFixedRecordBytes) % kPartBytes != 0) return false;
   bool ok = Take(in, entry.extent) && Take(in, entry.record) && Take(in, entry.xxh3);
   while (ok && !in.empty()) {
     double error = 0, weight = 0;
     float max_abs = 0;
-    uint64_t count = 0;
-    ok = Take(in, error) && Take(in, weight) && Take(in, max_abs) && Take(in, count);
+    uint64_t count = 0, source_xxh3 = 0;
+    ok = Take(in, error) && Take(in, weight) && Take(in, max_abs) && Take(in, count) && Take(in, source_xxh3);
     ErrorStats stats;
     stats.set_sum_squared_error(error);
     stats.set_sum_squared_weight(weight);
     stats.set_max_abs_error(max_abs);
     stats.set_count(count);
     entry.stats.push_back(std::move(stats));
+    entry.source_xxh3.push_back(source_xxh3);
   }
   return ok;
 }
@@ -114,9 +135,15 @@ absl::StatusOr<Journal::Content> Journal::Load() {
 
   end_ = bytes - in.size();
   while (TakeBlock(in, block) && Take(in, xxh3) && xxh3 == EntryXxh3(head_xxh3_, block)) {
-    JournalEntry entry;
-    if (!DecodePayload(block, entry)) break;
-    content.entries.push_back(std::move(entry));
+    uint8_t kind = 0;
+    if (!Take(block, kind)) break;
+    if (kind == kSourcesKind) {
+      if (!DecodeSources(block, content.sources)) break;
+    } else {
+      JournalEntry entry;
+      if (kind != kRecordKind || !DecodeRecord(block, entry)) break;
+      content.entries.push_back(std::move(entry));
+    }
     end_ = bytes - in.size();
   }
   if (end_ != bytes) KOMPAKT_RETURN_IF_ERROR(file_->Truncate(end_));
@@ -139,7 +166,24 @@ absl::Status Journal::Start(const Manifest& identity) {
 }
 
 absl::Status Journal::Append(const JournalEntry& entry) {
-  const std::vector<uint8_t> payload = EncodePayload(entry);
+  if (entry.source_xxh3.size() != entry.stats.size()) {
+    return absl::InternalError(absl::StrCat("journal: ", entry.stats.size(), " error statistics with ",
+                                            entry.source_xxh3.size(), " source checksums"));
+  }
+  return AppendPayload(EncodeRecord(entry));
+}
+
+absl::Status Journal::AppendSources(absl::Span<const SourceState> sources) {
+  std::vector<uint8_t> payload;
+  Put(payload, kSourcesKind);
+  for (const SourceState& source : sources) {
+    PutBlock(payload, source.file);
+    PutBlock(payload, source.state);
+  }
+  return AppendPayload(payload);
+}
+
+absl::Status Journal::AppendPayload(absl::Span<const uint8_t> payload) {
   std::vector<uint8_t> out;
   Put(out, static_cast<uint32_t>(payload.size()));
   out.insert(out.end(), payload.begin(), payload.end());

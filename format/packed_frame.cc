@@ -27,6 +27,9 @@ constexpr size_t kManifestOffsetAt = 0, kStoredBytesAt = 8, kManifestBytesAt = 1
 // Features of version 1.0: none.
 constexpr uint64_t kKnownFeatures = 0;
 
+// The version that first had PartEntry.source_xxh3.
+constexpr uint16_t kSourceXxh3SinceMinor = 1;
+
 // The level at which tokenizer.json stops shrinking quickly (1.74 MB of 7.8 at 0.26 s; 19 gives 1.50 at 6.4 s).
 constexpr int kAssetsLevel = 9;
 
@@ -93,6 +96,7 @@ uint16_t MinorVersionOf(const Manifest& manifest) {
   uint16_t minor = 0;
   for (const ExtentEntry& extent : manifest.extents()) {
     for (const PartEntry& part : extent.parts()) {
+      if (part.source_xxh3_size() != 0) minor = std::max(minor, kSourceXxh3SinceMinor);
       if (const auto format = FormatFromName(part.format()); format.ok()) {
         minor = std::max(minor, FormatOf(*format).since_minor);
       }

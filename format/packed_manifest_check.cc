@@ -139,7 +139,8 @@ absl::Status CheckStats(const std::string& where, const PartEntry& part, int64_t
   return absl::OkStatus();
 }
 
-absl::Status CheckExtent(const std::string& where, const Extent& expected, const ExtentEntry& found) {
+absl::Status CheckExtent(const std::string& where, const Extent& expected, const ExtentEntry& found,
+                         bool has_source_xxh3) {
   KOMPAKT_RETURN_IF_ERROR(ExpectEqual(where, "layer", expected.layer, found.layer()));
   KOMPAKT_RETURN_IF_ERROR(ExpectEqual(where, "experts", expected.experts, found.experts()));
   KOMPAKT_RETURN_IF_ERROR(
@@ -155,6 +156,9 @@ absl::Status CheckExtent(const std::string& where, const Extent& expected, const
     KOMPAKT_RETURN_IF_ERROR(ExpectEqual(part, "bytes", e.blob.total_bytes, f.bytes()));
     KOMPAKT_RETURN_IF_ERROR(ExpectEqual(part, "offset_in_record", e.offset_in_record, f.offset_in_record()));
     KOMPAKT_RETURN_IF_ERROR(CheckStats(part, f, expected.record_count));
+    KOMPAKT_RETURN_IF_ERROR(ExpectEqual(part, "number of source checksums",
+                                        has_source_xxh3 ? expected.record_count : int64_t{0},
+                                        static_cast<int64_t>(f.source_xxh3_size())));
     if (f.exact() && !FormatOf(e.format).exact) return CorruptError(part, ": ", f.format(), " cannot be exact");
   }
   KOMPAKT_RETURN_IF_ERROR(
@@ -176,9 +180,11 @@ absl::StatusOr<CheckedManifest> CheckManifest(const Manifest& manifest, uint64_t
   PackedLayout& layout = *made;
   KOMPAKT_RETURN_IF_ERROR(
       ExpectEqual("manifest", "number of extents", static_cast<int>(layout.extents().size()), manifest.extents_size()));
+  // Files of version 1.0 have none; of others, every part has them.
+  const bool has_source_xxh3 = manifest.extents(0).parts(0).source_xxh3_size() != 0;
   for (int i = 0; i < manifest.extents_size(); ++i) {
-    KOMPAKT_RETURN_IF_ERROR(
-        CheckExtent(ExtentName(manifest, i), layout.extents()[static_cast<size_t>(i)], manifest.extents(i)));
+    KOMPAKT_RETURN_IF_ERROR(CheckExtent(ExtentName(manifest, i), layout.extents()[static_cast<size_t>(i)],
+                                        manifest.extents(i), has_source_xxh3));
   }
   KOMPAKT_RETURN_IF_ERROR(ExpectEqual("footer", "manifest_offset", layout.data_end(), manifest_offset));
   return CheckedManifest{*std::move(schema), *std::move(made)};

@@ -17,6 +17,7 @@ Manifest WithLateFields(const PackedLayout& layout, Manifest manifest) {
     entry.mutable_record_xxh3()->Resize(records, 0);
     for (PartEntry& part : *entry.mutable_parts()) {
       part.clear_stats();
+      part.mutable_source_xxh3()->Resize(records, 0);
       for (int r = 0; !part.exact() && r < records; ++r) {
         ErrorStats& stats = *part.add_stats();
         stats.set_sum_squared_error(0);

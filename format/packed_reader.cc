@@ -17,6 +17,7 @@ class MappedReader : public PackedReader {
   const std::string& path() const override { return path_; }
   uint64_t file_bytes() const override { return bytes_.size(); }
   const Manifest& manifest() const override { return index_.manifest; }
+  uint64_t manifest_xxh3() const override { return index_.footer.manifest_xxh3; }
   const ModelSchema& schema() const override { return index_.schema; }
   const PackedLayout& layout() const override { return index_.layout; }
 

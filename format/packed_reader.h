@@ -30,6 +30,8 @@ class PackedReader {
   virtual const std::string& path() const = 0;
   virtual uint64_t file_bytes() const = 0;
   virtual const Manifest& manifest() const = 0;
+  // Of its stored bytes. They hold a checksum of every record, so this one stands for the whole file.
+  virtual uint64_t manifest_xxh3() const = 0;
   virtual const ModelSchema& schema() const = 0;
   // As read from the manifest, and checked against the schema.
   virtual const PackedLayout& layout() const = 0;

@@ -40,9 +40,11 @@ class PackedSource : public TensorSource {
     return form;
   }
 
-  absl::StatusOr<StoredRows> ReadStored(const TensorInfo& tensor, int64_t row_begin, int64_t row_end) const override {
+  absl::StatusOr<StoredRows> ReadStored(const TensorInfo& tensor, int64_t row_begin, int64_t row_end,
+                                        Xxh3Stream* source_bytes) const override {
     KOMPAKT_ASSIGN_OR_RETURN(const Found found, FindVerified(tensor));
     KOMPAKT_RETURN_IF_ERROR(CheckRows(tensor, row_begin, row_end));
+    HashRows(found, tensor, row_begin, row_end, source_bytes);
     if (row_begin % kFp8Block != 0) {
       return absl::InternalError(absl::StrCat(tensor.Name(), ": row ", row_begin, " is not a multiple of 128"));
     }
@@ -56,10 +58,11 @@ class PackedSource : public TensorSource {
     return rows;
   }
 
-  absl::Status ReadF32(const TensorInfo& tensor, int64_t row_begin, int64_t row_end,
-                       absl::Span<float> out) const override {
+  absl::Status ReadF32(const TensorInfo& tensor, int64_t row_begin, int64_t row_end, absl::Span<float> out,
+                       Xxh3Stream* source_bytes) const override {
     KOMPAKT_ASSIGN_OR_RETURN(const Found found, FindVerified(tensor));
     KOMPAKT_RETURN_IF_ERROR(CheckRows(tensor, row_begin, row_end));
+    HashRows(found, tensor, row_begin, row_end, source_bytes);
     if (tensor.is_vector()) {
       DecodeVector(FormatOf(found.part->format), found.data, tensor.cols, out);
     } else {
@@ -75,23 +78,31 @@ class PackedSource : public TensorSource {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<std::vector<SourceFile>> HashFiles(int /*threads*/) const override {
-    KOMPAKT_ASSIGN_OR_RETURN(std::vector<SourceFile> files, ListFiles());
-    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, PosixFileSystem().OpenForRead(file_->path()));
-    KOMPAKT_ASSIGN_OR_RETURN(const uint64_t xxh3, HashRange(*file, 0, file_->file_bytes()));
-    files[0].set_xxh3(xxh3);
-    return files;
-  }
-
-  absl::StatusOr<std::vector<SourceFile>> ListFiles() const override {
-    const std::string& path = file_->path();
+  absl::StatusOr<std::vector<SourceFile>> Files() const override {
     SourceFile file;
-    file.set_name(path.substr(path.rfind('/') + 1));
+    file.set_name(FileName());
     file.set_bytes(file_->file_bytes());
+    file.set_xxh3(file_->manifest_xxh3());
     return std::vector<SourceFile>{file};
   }
 
+  absl::StatusOr<std::vector<SourceState>> States() const override {
+    KOMPAKT_ASSIGN_OR_RETURN(std::string state, FileState(file_->path()));
+    return std::vector<SourceState>{{FileName(), std::move(state)}};
+  }
+
+  // All of the part: its record is checked before rows of it are used.
+  std::vector<SourceRange> Ranges(const TensorInfo& tensor, int64_t /*row_begin*/, int64_t /*row_end*/) const override {
+    const absl::StatusOr<Found> found = Find(tensor);
+    if (!found.ok()) return {};
+    const Extent& extent = file_->layout().extents()[static_cast<size_t>(found->place.extent)];
+    return {{FileName(), extent.record_offset(found->record) + found->part->offset_in_record,
+             found->part->blob.total_bytes}};
+  }
+
  private:
+  std::string FileName() const { return file_->path().substr(file_->path().rfind('/') + 1); }
+
   struct Found {
     PackedLayout::Place place;
     int64_t record = 0;
@@ -128,6 +139,28 @@ class PackedSource : public TensorSource {
 
   static MatrixView ViewOf(const Found& found) {
     return {&FormatOf(found.part->format), found.part->shape, found.part->blob, found.data};
+  }
+
+  // The row tiles of these rows, which lie together, and the scales beside them. row_begin is a multiple of 128.
+  static void HashRows(const Found& found, const TensorInfo& tensor, int64_t row_begin, int64_t row_end,
+                       Xxh3Stream* source_bytes) {
+    if (source_bytes == nullptr) return;
+    const BlockFormat& format = FormatOf(found.part->format);
+    if (tensor.is_vector()) {
+      source_bytes->Update({found.data, static_cast<size_t>(tensor.cols) * format.stored_element_bytes});
+      return;
+    }
+    const BlobLayout& blob = found.part->blob;
+    const uint64_t first = static_cast<uint64_t>(row_begin / kTileRows);
+    const uint64_t last = static_cast<uint64_t>((row_end + kTileRows - 1) / kTileRows);
+    source_bytes->Update(
+        {found.data + first * blob.row_tile_bytes(format), (last - first) * blob.row_tile_bytes(format)});
+    if (format.side == SideKind::kTensorScale) source_bytes->Update({found.data + blob.side_offset, blob.side_bytes});
+    if (format.side != SideKind::kBlockScale) return;  // no exact format has row scales
+    const uint64_t scale_row_bytes = static_cast<uint64_t>((tensor.cols + kFp8Block - 1) / kFp8Block) * sizeof(float);
+    const uint64_t block = static_cast<uint64_t>(row_begin / kFp8Block);
+    const uint64_t end = static_cast<uint64_t>((row_end + kFp8Block - 1) / kFp8Block);
+    source_bytes->Update({found.data + blob.side_offset + block * scale_row_bytes, (end - block) * scale_row_bytes});
   }
 
   static absl::Status CheckRows(const TensorInfo& tensor, int64_t row_begin, int64_t row_end) {

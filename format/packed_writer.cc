@@ -44,7 +44,8 @@ struct RecordState {
   enum Progress : int { kOpen, kWriting, kDone };
   std::atomic<int> progress{kOpen};
   uint64_t xxh3 = 0;
-  std::vector<ErrorStats> stats;  // one per part
+  std::vector<ErrorStats> stats;      // one per part
+  std::vector<uint64_t> source_xxh3;  // one per part
 };
 
 class TransactionalWriter : public PackedWriter {
@@ -66,17 +67,20 @@ class TransactionalWriter : public PackedWriter {
     KOMPAKT_ASSIGN_OR_RETURN(const Journal::Content found, journal_->Load());
     const Manifest identity = PlanIdentity(plan_.manifest);
     const bool has_partial = fs_.Exists(partial_path_);
-    if (has_partial && found.identity.has_value()) {
+    if (has_partial && found.identity.has_value() && !options.start_over) {
       const std::string difference = PlanDifference(*found.identity, identity);
       if (!difference.empty()) {
         return absl::FailedPreconditionError(
             absl::StrCat(partial_path_, ": an interrupted conversion lies there that is not this one: ", difference,
-                         ". To go on with it, give what it was started with; to start over, delete ", partial_path_,
-                         " and ", journal_path_));
+                         ". To go on with it, give what it was started with; to start over, add --restart or delete ",
+                         partial_path_, " and ", journal_path_));
       }
       KOMPAKT_ASSIGN_OR_RETURN(partial_, fs_.OpenForWrite(partial_path_));
       KOMPAKT_ASSIGN_OR_RETURN(const uint64_t size, partial_->Size());
-      if (size == file_bytes_) return TakeFinishedRecords(found.entries, options);
+      if (size == file_bytes_) {
+        changed_sources_ = ChangedSources(found.sources, plan_.source_states);
+        return TakeFinishedRecords(found.entries, options);
+      }
     }
     absl::Status started = StartOver(identity);
     if (!started.ok()) {
@@ -93,6 +97,17 @@ class TransactionalWriter : public PackedWriter {
   }
 
   int64_t resumed_records() const override { return resumed_records_; }
+
+  const std::vector<std::string>& changed_sources() const override { return changed_sources_; }
+
+  uint64_t SourceXxh3(int64_t extent, int64_t record, int64_t part) const override {
+    return StateOf(extent, record).source_xxh3[static_cast<size_t>(part)];
+  }
+
+  absl::Status AcceptSources() override {
+    changed_sources_.clear();
+    return journal_->AppendSources(plan_.source_states);
+  }
 
   std::unique_ptr<RecordWriter> BeginRecord(int64_t extent, int64_t record) override;
 
@@ -119,11 +134,25 @@ class TransactionalWriter : public PackedWriter {
 
   absl::Status StartOver(const Manifest& identity) {
     KOMPAKT_RETURN_IF_ERROR(journal_->Start(identity));
+    KOMPAKT_RETURN_IF_ERROR(journal_->AppendSources(plan_.source_states));
     if (partial_ == nullptr) {
       KOMPAKT_ASSIGN_OR_RETURN(partial_, fs_.OpenForWrite(partial_path_));
     }
     KOMPAKT_RETURN_IF_ERROR(partial_->Truncate(0));
     return partial_->Allocate(file_bytes_);
+  }
+
+  // Names of the files whose state is not the one before. A file that is new or gone is a difference of the plan.
+  static std::vector<std::string> ChangedSources(const std::vector<SourceState>& before,
+                                                 const std::vector<SourceState>& now) {
+    std::map<std::string, std::string> states;
+    for (const SourceState& s : before) states[s.file] = s.state;
+    std::vector<std::string> changed;
+    for (const SourceState& s : now) {
+      const auto found = states.find(s.file);
+      if (found == states.end() || found->second != s.state) changed.push_back(s.file);
+    }
+    return changed;
   }
 
   absl::Status TakeFinishedRecords(const std::vector<JournalEntry>& entries, const RereadOptions& options) {
@@ -156,6 +185,7 @@ class TransactionalWriter : public PackedWriter {
       RecordState& state = records_[entry.extent][entry.record];
       state.xxh3 = entry.xxh3;
       state.stats = entry.stats;
+      state.source_xxh3 = entry.source_xxh3;
       state.progress = RecordState::kDone;
       ++resumed_records_;
     });
@@ -170,7 +200,10 @@ class TransactionalWriter : public PackedWriter {
     for (size_t e = 0; e < records_.size(); ++e) {
       ExtentEntry& entry = *manifest.mutable_extents(static_cast<int>(e));
       entry.clear_record_xxh3();
-      for (PartEntry& part : *entry.mutable_parts()) part.clear_stats();
+      for (PartEntry& part : *entry.mutable_parts()) {
+        part.clear_stats();
+        part.clear_source_xxh3();
+      }
       for (size_t r = 0; r < records_[e].size(); ++r) {
         const RecordState& state = records_[e][r];
         if (state.progress != RecordState::kDone) {
@@ -182,6 +215,7 @@ class TransactionalWriter : public PackedWriter {
         for (int p = 0; p < entry.parts_size(); ++p) {
           PartEntry& part = *entry.mutable_parts(p);
           if (!part.exact()) *part.add_stats() = WithEveryField(state.stats[static_cast<size_t>(p)]);
+          part.add_source_xxh3(state.source_xxh3[static_cast<size_t>(p)]);
         }
       }
     }
@@ -257,6 +291,7 @@ class TransactionalWriter : public PackedWriter {
   std::unique_ptr<File> partial_;
   std::vector<std::vector<RecordState>> records_;  // [extent][record]
   int64_t resumed_records_ = 0;
+  std::vector<std::string> changed_sources_;
 };
 
 class TransactionalWriter::Record : public PackedWriter::RecordWriter {
@@ -287,13 +322,18 @@ class TransactionalWriter::Record : public PackedWriter::RecordWriter {
     return absl::OkStatus();
   }
 
-  absl::Status Finish(absl::Span<const ErrorStats> stats_per_part) override {
+  absl::Status Finish(absl::Span<const ErrorStats> stats_per_part,
+                      absl::Span<const uint64_t> source_xxh3_per_part) override {
     if (!mine_) return Bug("is written twice");
     if (done_bytes_ != extent_.record_bytes) {
       return Bug(absl::StrCat("got ", done_bytes_, " bytes, expected ", extent_.record_bytes));
     }
     if (stats_per_part.size() != extent_.parts.size()) {
       return Bug(absl::StrCat("got ", stats_per_part.size(), " error statistics, expected ", extent_.parts.size()));
+    }
+    if (source_xxh3_per_part.size() != extent_.parts.size()) {
+      return Bug(
+          absl::StrCat("got ", source_xxh3_per_part.size(), " source checksums, expected ", extent_.parts.size()));
     }
     for (size_t p = 0; p < extent_.parts.size(); ++p) {
       const MatrixShape shape = extent_.parts[p].shape;
@@ -306,8 +346,10 @@ class TransactionalWriter::Record : public PackedWriter::RecordWriter {
     }
     state_.xxh3 = hash_.Digest();
     state_.stats.assign(stats_per_part.begin(), stats_per_part.end());
-    KOMPAKT_RETURN_IF_ERROR(writer_.journal_->Append(
-        {static_cast<uint64_t>(extent_index_), static_cast<uint64_t>(record_), state_.xxh3, state_.stats}));
+    state_.source_xxh3.assign(source_xxh3_per_part.begin(), source_xxh3_per_part.end());
+    KOMPAKT_RETURN_IF_ERROR(
+        writer_.journal_->Append({static_cast<uint64_t>(extent_index_), static_cast<uint64_t>(record_), state_.xxh3,
+                                  state_.stats, state_.source_xxh3}));
     state_.progress = RecordState::kDone;
     return absl::OkStatus();
   }

@@ -9,12 +9,14 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "format/file_system.h"
 #include "format/manifest.pb.h"
 #include "format/packed_layout.h"
+#include "format/tensor_source.h"
 
 namespace kompakt {
 
@@ -22,8 +24,11 @@ namespace kompakt {
 struct WritePlan {
   PackedLayout layout;
   // arch, assets, recipe, provenance and the parts' exact and source_dtype fields (extents in layout order);
-  // record_xxh3 and stats are filled in by the writer.
+  // record_xxh3, stats and source_xxh3 are filled in by the writer.
   Manifest manifest;
+  // What the source's files are like now (TensorSource::States). Not part of the plan: the same weights may be copied
+  // elsewhere between two runs.
+  std::vector<SourceState> source_states;
 };
 
 // The extents of a manifest for `layout`: offsets, roles, formats, shapes; `exact` and `source_dtype` left to the
@@ -36,6 +41,7 @@ absl::StatusOr<uint64_t> PackedFileBytes(const WritePlan& plan);
 
 // How Open re-reads the records of an interrupted run, and Commit the whole file.
 struct RereadOptions {
+  bool start_over = false;  // Open: what an interrupted run has left is thrown away
   int threads = 1;
   const std::atomic<bool>* interrupted = nullptr;    // set: stops with kCancelled; what is on disk can be resumed
   std::function<void(uint64_t)> progress = nullptr;  // bytes read so far; may be empty; one thread at a time
@@ -54,14 +60,22 @@ class PackedWriter {
   virtual bool IsDone(int64_t extent, int64_t record) const = 0;
   virtual int64_t resumed_records() const = 0;
 
+  // Source files that are not in the state in which the interrupted run left them. The caller compares the source
+  // checksums of finished records that come from them, and when they are equal calls AcceptSources, before it writes.
+  virtual const std::vector<std::string>& changed_sources() const = 0;
+  virtual uint64_t SourceXxh3(int64_t extent, int64_t record, int64_t part) const = 0;
+  virtual absl::Status AcceptSources() = 0;
+
   // One record, in order: Append its bytes (all record_bytes of them, padding included), then Finish with one
-  // ErrorStats per part (count = rows * cols; default-constructed for parts that the manifest calls exact). Different
-  // records may be written by different threads at once; one RecordWriter belongs to one thread.
+  // ErrorStats per part (count = rows * cols; default-constructed for parts that the manifest calls exact) and one XXH3
+  // of source bytes per part. Different records may be written by different threads at once; one RecordWriter belongs
+  // to one thread.
   class RecordWriter {
    public:
     virtual ~RecordWriter() = default;
     virtual absl::Status Append(absl::Span<const uint8_t> bytes) = 0;
-    virtual absl::Status Finish(absl::Span<const ErrorStats> stats_per_part) = 0;
+    virtual absl::Status Finish(absl::Span<const ErrorStats> stats_per_part,
+                                absl::Span<const uint64_t> source_xxh3_per_part) = 0;
   };
   virtual std::unique_ptr<RecordWriter> BeginRecord(int64_t extent, int64_t record) = 0;
 

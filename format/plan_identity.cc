@@ -72,7 +72,10 @@ Manifest PlanIdentity(const Manifest& manifest) {
   *identity.mutable_extents() = manifest.extents();
   for (ExtentEntry& extent : *identity.mutable_extents()) {
     extent.clear_record_xxh3();
-    for (PartEntry& part : *extent.mutable_parts()) part.clear_stats();
+    for (PartEntry& part : *extent.mutable_parts()) {
+      part.clear_stats();
+      part.clear_source_xxh3();
+    }
   }
   return identity;
 }

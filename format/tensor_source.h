@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "format/block_format.h"
+#include "format/checksum.h"
 #include "format/manifest.pb.h"
 #include "format/model_schema.h"
 
@@ -26,6 +27,22 @@ struct StoredForm {
   uint64_t stored_bytes = 0;  // bytes that reading it takes, companions included
 };
 
+// Where some bytes of a tensor lie.
+struct SourceRange {
+  std::string file;  // as in Files()
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+};
+
+// What the system says about one file: while `state` stays the same, so does the content. The text means nothing else.
+struct SourceState {
+  std::string file;   // as in Files()
+  std::string state;  // size, times of change, inode
+};
+
+// Source checksums are taken piece by piece, so that threads may share a tensor.
+inline constexpr int64_t kSourcePieceRows = 128;
+
 class TensorSource {
  public:
   virtual ~TensorSource() = default;
@@ -40,18 +57,48 @@ class TensorSource {
 
   // Rows [row_begin, row_end) in the exact format of Form(tensor). row_begin is a multiple of 128. Checks what only
   // the data can show: NaN codes, non-finite or non-positive scales (kDataLoss naming file, tensor and element).
-  virtual absl::StatusOr<StoredRows> ReadStored(const TensorInfo& tensor, int64_t row_begin, int64_t row_end) const = 0;
+  // `source_bytes` (may be null) gets every byte that was read for these rows, as the source stores it: elements or
+  // codes by ascending row, then the companions that these rows need. Both reads of the same rows give it the same.
+  virtual absl::StatusOr<StoredRows> ReadStored(const TensorInfo& tensor, int64_t row_begin, int64_t row_end,
+                                                Xxh3Stream* source_bytes) const = 0;
+  absl::StatusOr<StoredRows> ReadStored(const TensorInfo& tensor, int64_t row_begin, int64_t row_end) const {
+    return ReadStored(tensor, row_begin, row_end, nullptr);
+  }
 
   // The same rows as F32 into out[(row_end - row_begin) * cols]; any row_begin. Non-finite values are kDataLoss.
-  virtual absl::Status ReadF32(const TensorInfo& tensor, int64_t row_begin, int64_t row_end,
-                               absl::Span<float> out) const = 0;
+  virtual absl::Status ReadF32(const TensorInfo& tensor, int64_t row_begin, int64_t row_end, absl::Span<float> out,
+                               Xxh3Stream* source_bytes) const = 0;
+  absl::Status ReadF32(const TensorInfo& tensor, int64_t row_begin, int64_t row_end, absl::Span<float> out) const {
+    return ReadF32(tensor, row_begin, row_end, out, nullptr);
+  }
 
-  // Every file that the weights and assets come from, with its XXH3-64; reads them all. Ascending by name.
-  virtual absl::StatusOr<std::vector<SourceFile>> HashFiles(int threads) const = 0;
+  // Every file that the weights and assets come from, ascending by name, with the XXH3-64 that SourceFile asks for.
+  // Reads no weights.
+  virtual absl::StatusOr<std::vector<SourceFile>> Files() const = 0;
 
-  // The same list, names and bytes only: what a plan needs to know the size of a manifest. A source that can list its
-  // files without reading them overrides this.
-  virtual absl::StatusOr<std::vector<SourceFile>> ListFiles() const { return HashFiles(1); }
+  // The state of the files with weights, now; empty for a source without files.
+  virtual absl::StatusOr<std::vector<SourceState>> States() const { return std::vector<SourceState>(); }
+
+  // Where the bytes lie that reading these rows takes: elements first, then companions; empty for a source without
+  // files. Where rows do not lie one after another, it is all of the stored tensor.
+  virtual std::vector<SourceRange> Ranges(const TensorInfo& /*tensor*/, int64_t /*row_begin*/,
+                                          int64_t /*row_end*/) const {
+    return {};
+  }
 };
+
+// XXH3 of the source bytes of a whole tensor (docs/format.md, "Source checksums"), from those of its pieces.
+class SourceXxh3 {
+ public:
+  // The digest of a piece's bytes; pieces come in ascending order.
+  void Add(uint64_t piece_xxh3);
+  uint64_t Digest() const { return pieces_.Digest(); }
+
+ private:
+  Xxh3Stream pieces_;
+};
+
+// Reads the whole tensor for its source checksum alone.
+absl::StatusOr<uint64_t> ReadSourceXxh3(const TensorSource& source, const TensorInfo& tensor);
 
 }  // namespace kompakt

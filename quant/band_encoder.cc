@@ -27,7 +27,9 @@ absl::Status BandEncoder::Encode(const TensorInfo& tensor, FormatId format, bool
 
 absl::Status BandEncoder::EncodeExact(const TensorInfo& tensor, FormatId format, int64_t row_begin, int64_t row_end,
                                       Band* out) {
-  KOMPAKT_ASSIGN_OR_RETURN(StoredRows rows, source_.ReadStored(tensor, row_begin, row_end));
+  Xxh3Stream source_bytes;
+  KOMPAKT_ASSIGN_OR_RETURN(StoredRows rows, source_.ReadStored(tensor, row_begin, row_end, &source_bytes));
+  out->source_xxh3 = source_bytes.Digest();
   if (rows.format != format || rows.rows != row_end - row_begin || rows.cols != tensor.cols) {
     return absl::InternalError(absl::StrCat(tensor.Name(), ": the source gave ", FormatOf(rows.format).name, " [",
                                             rows.rows, ", ", rows.cols, "], expected ", FormatOf(format).name, " [",
@@ -48,7 +50,9 @@ absl::Status BandEncoder::EncodeValues(const TensorInfo& tensor, FormatId format
                                        Band* out) {
   const int64_t rows = row_end - row_begin;
   values_.resize(static_cast<size_t>(rows * tensor.cols));
-  KOMPAKT_RETURN_IF_ERROR(source_.ReadF32(tensor, row_begin, row_end, absl::MakeSpan(values_)));
+  Xxh3Stream source_bytes;
+  KOMPAKT_RETURN_IF_ERROR(source_.ReadF32(tensor, row_begin, row_end, absl::MakeSpan(values_), &source_bytes));
+  out->source_xxh3 = source_bytes.Digest();
   if (tensor.is_vector()) {
     if (format != FormatId::kF32) {
       return absl::InternalError(absl::StrCat(tensor.Name(), ": a vector is kept or widened to f32, never encoded as ",

@@ -12,13 +12,14 @@
 
 namespace kompakt {
 
-// A multiple of the 128 rows that share a scale in fp8_b128.
-inline constexpr int64_t kBandRows = 128;
+// A band is one piece of the source checksum, and a multiple of the 128 rows that share a scale in fp8_b128.
+inline constexpr int64_t kBandRows = kSourcePieceRows;
 
 struct Band {
   std::vector<uint8_t> tiles;  // row tiles in order; of a vector its elements
   std::vector<float> side;     // row scales of these row tiles, or block scales of these rows
   ErrorStats error;            // default where the form is kept exactly
+  uint64_t source_xxh3 = 0;    // of the source bytes that these rows were made from
 };
 
 inline int64_t BandCount(const TensorInfo& tensor) { return (tensor.rows + kBandRows - 1) / kBandRows; }

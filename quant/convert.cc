@@ -5,8 +5,11 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <utility>
 
+#include "absl/strings/str_join.h"
+#include "absl/types/optional.h"
 #include "format/packed_index.h"
 #include "format/packed_verify.h"
 #include "format/packed_writer.h"
@@ -15,6 +18,7 @@
 #include "format/status.h"
 #include "quant/band_encoder.h"
 #include "quant/convert_plan.h"
+#include "quant/source_compare.h"
 
 namespace kompakt {
 namespace {
@@ -27,6 +31,7 @@ class PartAppender {
   absl::Status Append(const Band& band) {
     KOMPAKT_RETURN_IF_ERROR(record_.Append(band.tiles));
     bytes_ += band.tiles.size();
+    source_.Add(band.source_xxh3);
     side_.insert(side_.end(), band.side.begin(), band.side.end());
     if (band.error.count() == 0) return absl::OkStatus();
     error_.set_sum_squared_error(error_.sum_squared_error() + band.error.sum_squared_error());
@@ -45,6 +50,7 @@ class PartAppender {
   }
 
   const ErrorStats& error() const { return error_; }
+  uint64_t source_xxh3() const { return source_.Digest(); }
 
  private:
   absl::Status PadTo(uint64_t offset) {
@@ -61,6 +67,7 @@ class PartAppender {
   uint64_t bytes_ = 0;
   std::vector<float> side_;
   ErrorStats error_;
+  SourceXxh3 source_;
 };
 
 class Conversion {
@@ -103,6 +110,7 @@ class Conversion {
     BandEncoder encoder(source_);
     Band band;
     std::vector<ErrorStats> errors;
+    std::vector<uint64_t> source_xxh3;
     uint64_t end = 0;
     for (const ExtentPart& part : extent.parts) {
       const size_t index = TensorIndex(part.role, extent.layer, expert);
@@ -115,10 +123,11 @@ class Conversion {
       }
       KOMPAKT_RETURN_IF_ERROR(appender.Finish());
       errors.push_back(appender.error());
+      source_xxh3.push_back(appender.source_xxh3());
       end = part.offset_in_record + part.blob.total_bytes;
     }
     KOMPAKT_RETURN_IF_ERROR(record->Append(std::vector<uint8_t>(extent.record_bytes - end, 0)));
-    KOMPAKT_RETURN_IF_ERROR(record->Finish(errors));
+    KOMPAKT_RETURN_IF_ERROR(record->Finish(errors, source_xxh3));
     Report(extent.record_bytes);
     return absl::OkStatus();
   }
@@ -157,7 +166,7 @@ class Conversion {
     });
     KOMPAKT_RETURN_IF_ERROR(Outcome());
     KOMPAKT_RETURN_IF_ERROR(appender.Finish());
-    KOMPAKT_RETURN_IF_ERROR(record->Finish({&appender.error(), 1}));
+    KOMPAKT_RETURN_IF_ERROR(record->Finish({&appender.error(), 1}, {appender.source_xxh3()}));
     Report(extent.record_bytes);
     return absl::OkStatus();
   }
@@ -227,27 +236,19 @@ std::vector<ConvertReport::ClassError> SumErrors(const PackedIndex& index) {
   return errors;
 }
 
-Manifest WithoutSourceXxh3(Manifest manifest) {
-  for (SourceFile& file : *manifest.mutable_provenance()->mutable_source_files()) file.set_xxh3(0);
-  return manifest;
-}
-
 absl::Status InTheWay(const std::string& destination, absl::string_view why) {
   return absl::AlreadyExistsError(
       absl::StrCat(destination, " exists and ", why, "; --force replaces it, another name keeps it"));
 }
 
-// The file that lies at the destination, when it is the result of this very plan as far as `plan` knows it.
-// kAlreadyExists when it is something else.
-absl::StatusOr<PackedIndex> ReadSameResult(FileSystem& fs, const std::string& destination, const Manifest& plan,
-                                           bool with_source_xxh3) {
+// The file that lies at the destination, when it is the result of this very plan. kAlreadyExists when it is something
+// else.
+absl::StatusOr<PackedIndex> ReadSameResult(FileSystem& fs, const std::string& destination, const Manifest& plan) {
   KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs.OpenForRead(destination));
   absl::StatusOr<PackedIndex> index = ReadPackedIndex(*file, destination);
   if (!index.ok())
     return InTheWay(destination, absl::StrCat("is not what this conversion makes (", index.status().message(), ")"));
-  const Manifest there = PlanIdentity(index->manifest);
-  const std::string difference = with_source_xxh3 ? PlanDifference(there, plan)
-                                                  : PlanDifference(WithoutSourceXxh3(there), WithoutSourceXxh3(plan));
+  const std::string difference = PlanDifference(PlanIdentity(index->manifest), PlanIdentity(plan));
   if (!difference.empty()) return InTheWay(destination, absl::StrCat("was made from something else: ", difference));
   return index;
 }
@@ -258,7 +259,7 @@ absl::Status CheckReplaceable(FileSystem& fs, const std::string& destination) {
   return absl::IsFailedPrecondition(status) ? UsageError(status.message()) : status;
 }
 
-// A full disk is told before the source is hashed, which takes long.
+// A full disk is told before any weight is read.
 absl::Status CheckRoom(FileSystem& fs, const std::string& destination, uint64_t file_bytes) {
   if (fs.Exists(destination + ".partial")) return absl::OkStatus();  // allocated already
   KOMPAKT_ASSIGN_OR_RETURN(const uint64_t free_bytes, fs.FreeBytes(destination));
@@ -267,53 +268,94 @@ absl::Status CheckRoom(FileSystem& fs, const std::string& destination, uint64_t 
       absl::StrCat(destination, " needs ", file_bytes, " bytes, the disk has ", free_bytes, " free"));
 }
 
+// The destination is there already: is it the result of `plan`, made from the source as it is now, and intact?
+// kAlreadyExists says why not.
+absl::StatusOr<ConvertReport> CheckExisting(const TensorSource& source, const WritePlan& plan,
+                                            const std::string& destination, const ConvertOptions& options,
+                                            FileSystem& fs) {
+  KOMPAKT_ASSIGN_OR_RETURN(const PackedIndex there, ReadSameResult(fs, destination, plan.manifest));
+  const SourceCompare compare = {options.threads, options.interrupted, nullptr};
+  KOMPAKT_ASSIGN_OR_RETURN(const std::string difference,
+                           FirstSourceDifference(source, RecordedSourceXxh3(there.manifest, there.layout), compare));
+  if (!difference.empty()) return InTheWay(destination, absl::StrCat("was made from something else: ", difference));
+  KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs.OpenForRead(destination));
+  const std::vector<absl::Status> damage =
+      VerifyBytes(*file, destination, there, {options.threads, nullptr, options.interrupted});
+  if (!damage.empty() && absl::IsCancelled(damage.back())) return damage.back();
+  if (!damage.empty()) return InTheWay(destination, absl::StrCat("is damaged (", damage.front().message(), ")"));
+  ConvertReport report;
+  report.file_bytes = there.header.file_bytes;
+  report.already_complete = true;
+  report.errors = SumErrors(there);
+  return report;
+}
+
+// Records of an interrupted run were made from files that have changed since: are they still what the files give?
+absl::Status CompareFinished(const TensorSource& source, const PackedLayout& layout, PackedWriter& writer,
+                             const std::string& destination, const ConvertOptions& options) {
+  const std::set<std::string> changed(writer.changed_sources().begin(), writer.changed_sources().end());
+  if (changed.empty()) return absl::OkStatus();
+  const auto expected = [&](const TensorInfo& tensor) -> absl::optional<uint64_t> {
+    const PackedLayout::Place place = layout.Find(tensor.role, tensor.layer);
+    const int64_t record = std::max<int64_t>(tensor.expert, 0);
+    if (!writer.IsDone(place.extent, record)) return absl::nullopt;
+    for (const SourceRange& range : source.Ranges(tensor, 0, tensor.rows)) {
+      if (changed.count(range.file) != 0) return writer.SourceXxh3(place.extent, record, place.part);
+    }
+    return absl::nullopt;
+  };
+  KOMPAKT_ASSIGN_OR_RETURN(const std::string difference,
+                           FirstSourceDifference(source, expected, {options.threads, options.interrupted, nullptr}));
+  if (difference.empty()) return writer.AcceptSources();
+  return absl::FailedPreconditionError(absl::StrCat(
+      absl::StrJoin(changed, ", "), changed.size() == 1 ? " has" : " have", " changed since the interrupted run: ",
+      difference, "; to go on, restore what it was; to start over, add --restart or delete ", destination,
+      ".partial and ", destination, ".partial.journal"));
+}
+
+// A file that was written to while it was read gives weights that belong to no checkpoint.
+absl::Status CheckUnchanged(const TensorSource& source, const std::vector<SourceState>& before) {
+  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<SourceState> now, source.States());
+  for (size_t i = 0; i < before.size(); ++i) {
+    if (i < now.size() && now[i].file == before[i].file && now[i].state == before[i].state) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat(before[i].file, " changed while it was converted (", before[i].state, " before, ",
+                     i < now.size() ? now[i].state : "gone",
+                     " now); the same command again compares what is finished with the file as it is"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<ConvertReport> Convert(const TensorSource& source, const QuantRecipe& recipe,
                                       const std::string& destination, const ConvertOptions& options, FileSystem& fs) {
   KOMPAKT_ASSIGN_OR_RETURN(const ConversionPlan plan, PlanConversion(source, recipe, options.threads));
-  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<SourceFile> listed, source.ListFiles());
-  const bool exists = fs.Exists(destination);
-  if (exists) KOMPAKT_RETURN_IF_ERROR(CheckReplaceable(fs, destination));
-  if (exists && !options.force) {
-    const WritePlan expected = MakeWritePlan(source, recipe, plan.choices, plan.layout, listed);
-    const auto same = ReadSameResult(fs, destination, PlanIdentity(expected.manifest), false);
-    if (!same.ok()) return same.status();
-  } else {
-    KOMPAKT_RETURN_IF_ERROR(CheckRoom(fs, destination, plan.file_bytes));
-  }
-
-  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<SourceFile> files, source.HashFiles(options.threads));
-  WritePlan write = MakeWritePlan(source, recipe, plan.choices, plan.layout, files);
-  ConvertReport report;
-  report.file_bytes = plan.file_bytes;
-  if (exists) {
-    const auto same = ReadSameResult(fs, destination, PlanIdentity(write.manifest), true);
+  KOMPAKT_ASSIGN_OR_RETURN(WritePlan write, MakeWritePlan(source, recipe, plan.choices, plan.layout));
+  if (fs.Exists(destination)) {
+    KOMPAKT_RETURN_IF_ERROR(CheckReplaceable(fs, destination));
+    absl::StatusOr<ConvertReport> same = CheckExisting(source, write, destination, options, fs);
     if (same.ok()) {
-      KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs.OpenForRead(destination));
-      const std::vector<absl::Status> damage =
-          VerifyBytes(*file, destination, *same, {options.threads, nullptr, options.interrupted});
-      if (damage.empty()) {
-        // A crash between the rename and the end of the run before leaves its journal.
-        const std::string partial = destination + ".partial";
-        if (!fs.Exists(partial) && fs.Exists(partial + ".journal")) (void)fs.Remove(partial + ".journal");
-        report.already_complete = true;
-        report.errors = SumErrors(*same);
-        return report;
-      }
-      if (absl::IsCancelled(damage.back())) return damage.back();
-      if (!options.force) return InTheWay(destination, absl::StrCat("is damaged (", damage.front().message(), ")"));
-    } else if (!options.force) {
-      return same.status();
+      // A crash between the rename and the end of the run before leaves its journal.
+      const std::string partial = destination + ".partial";
+      if (!fs.Exists(partial) && fs.Exists(partial + ".journal")) (void)fs.Remove(partial + ".journal");
+      return same;
     }
+    if (!options.force || !absl::IsAlreadyExists(same.status())) return same.status();
   }
+  KOMPAKT_RETURN_IF_ERROR(CheckRoom(fs, destination, plan.file_bytes));
 
-  const RereadOptions reread = {options.threads, options.interrupted, nullptr};
+  const std::vector<SourceState> states = write.source_states;
+  RereadOptions reread = {options.restart, options.threads, options.interrupted, nullptr};
   KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<PackedWriter> writer,
                            PackedWriter::Open(fs, destination, std::move(write), reread));
+  KOMPAKT_RETURN_IF_ERROR(CompareFinished(source, plan.layout, *writer, destination, options));
+  ConvertReport report;
+  report.file_bytes = plan.file_bytes;
   report.resumed_records = writer->resumed_records();
   Conversion conversion(source, plan.choices, plan.layout, *writer, options);
   KOMPAKT_RETURN_IF_ERROR(conversion.Run());
+  KOMPAKT_RETURN_IF_ERROR(CheckUnchanged(source, states));
   KOMPAKT_RETURN_IF_ERROR(writer->Commit(reread));
 
   KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs.OpenForRead(destination));

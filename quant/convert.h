@@ -44,6 +44,7 @@ absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const 
 struct ConvertOptions {
   int threads = 1;
   bool force = false;                              // replace an existing destination made from something else
+  bool restart = false;                            // throw away what an interrupted conversion left
   const std::atomic<bool>* interrupted = nullptr;  // set by SIGINT: stops within a record, kCancelled
   std::function<void(uint64_t done, uint64_t total)> progress =
       nullptr;  // tensor bytes written; from one thread at a time

@@ -66,10 +66,11 @@ std::vector<ConversionPlan::Line> MakeLines(const TensorSource& source, const Co
 
 }  // namespace
 
-WritePlan MakeWritePlan(const TensorSource& source, const QuantRecipe& recipe,
-                        const std::vector<QuantRecipe::Choice>& choices, PackedLayout layout,
-                        const std::vector<SourceFile>& files) {
+absl::StatusOr<WritePlan> MakeWritePlan(const TensorSource& source, const QuantRecipe& recipe,
+                                        const std::vector<QuantRecipe::Choice>& choices, PackedLayout layout) {
   WritePlan plan;
+  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<SourceFile> files, source.Files());
+  KOMPAKT_ASSIGN_OR_RETURN(plan.source_states, source.States());
   plan.manifest = ManifestFor(source.schema(), layout);
   plan.layout = std::move(layout);
   std::vector<std::vector<bool>> seen;
@@ -110,8 +111,7 @@ absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const 
   plan.parameters = source.schema().parameter_count();
   for (const QuantRecipe::Choice& choice : plan.choices) plan.source_bytes += choice.form.stored_bytes;
   plan.tensor_bytes = plan.layout.tensor_bytes();
-  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<SourceFile> files, source.ListFiles());
-  const WritePlan write = MakeWritePlan(source, recipe, plan.choices, plan.layout, files);
+  KOMPAKT_ASSIGN_OR_RETURN(const WritePlan write, MakeWritePlan(source, recipe, plan.choices, plan.layout));
   KOMPAKT_ASSIGN_OR_RETURN(plan.file_bytes, PackedFileBytes(write));
   plan.peak_ram_bytes = PeakRamBytes(source, plan, write.manifest, threads);
   return plan;

@@ -10,9 +10,7 @@
 
 namespace kompakt {
 
-// `files` with or without their XXH3.
-WritePlan MakeWritePlan(const TensorSource& source, const QuantRecipe& recipe,
-                        const std::vector<QuantRecipe::Choice>& choices, PackedLayout layout,
-                        const std::vector<SourceFile>& files);
+absl::StatusOr<WritePlan> MakeWritePlan(const TensorSource& source, const QuantRecipe& recipe,
+                                        const std::vector<QuantRecipe::Choice>& choices, PackedLayout layout);
 
 }  // namespace kompakt

@@ -4,14 +4,17 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <numeric>
 #include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/types/optional.h"
 #include "format/parallel_for.h"
 #include "format/status.h"
 #include "quant/band_encoder.h"
+#include "quant/source_compare.h"
 
 namespace kompakt {
 namespace {
@@ -29,7 +32,8 @@ absl::Status CheckSameModel(const PackedReader& file, const TensorSource& source
 
 // Source files whose hash is not the recorded one. A packed source records other files than the checkpoint it was made
 // from, so files are only compared by the names that both know.
-std::vector<std::string> DifferingFiles(const Provenance& provenance, const std::vector<SourceFile>& found) {
+std::vector<std::string> DifferingFiles(const Provenance& provenance, const std::vector<SourceFile>& found,
+                                        bool compare_xxh3) {
   std::map<std::string, const SourceFile*> by_name;
   for (const SourceFile& f : found) by_name[f.name()] = &f;
   std::vector<std::string> differences;
@@ -37,7 +41,7 @@ std::vector<std::string> DifferingFiles(const Provenance& provenance, const std:
     const auto it = by_name.find(recorded.name());
     if (it == by_name.end()) {
       differences.push_back(absl::StrCat("source file ", recorded.name(), " is recorded, but the source has none"));
-    } else if (it->second->bytes() != recorded.bytes() || it->second->xxh3() != recorded.xxh3()) {
+    } else if (it->second->bytes() != recorded.bytes() || (compare_xxh3 && it->second->xxh3() != recorded.xxh3())) {
       differences.push_back(absl::StrFormat("source file %s: expected %d bytes with XXH3 %016x, found %d with %016x",
                                             recorded.name(), recorded.bytes(), recorded.xxh3(), it->second->bytes(),
                                             it->second->xxh3()));
@@ -61,9 +65,18 @@ std::vector<size_t> ChooseTensors(const PackedReader& file, int64_t samples) {
   return {chosen.begin(), chosen.end()};
 }
 
-// OK with an empty string: every byte equal. A string says where they differ.
+// Does the source have the files that the packed one was made from, whatever they hold now? Otherwise its bytes may lie
+// in another form, with other checksums.
+bool HasRecordedFiles(const Provenance& provenance, const std::vector<SourceFile>& found) {
+  std::set<std::string> names;
+  for (const SourceFile& f : found) names.insert(f.name());
+  return std::all_of(provenance.source_files().begin(), provenance.source_files().end(),
+                     [&](const SourceFile& f) { return names.count(f.name()) != 0; });
+}
+
+// OK with an empty string: every byte equal. A string says where they differ. `before`: the source checksum to expect.
 absl::StatusOr<std::string> CompareTensor(const PackedReader& file, const TensorSource& source,
-                                          const TensorInfo& tensor) {
+                                          const TensorInfo& tensor, absl::optional<uint64_t> before) {
   const PackedLayout::Place place = file.layout().Find(tensor.role, tensor.layer);
   const Extent& extent = file.layout().extents()[static_cast<size_t>(place.extent)];
   const ExtentPart& part = extent.parts[static_cast<size_t>(place.part)];
@@ -78,10 +91,12 @@ absl::StatusOr<std::string> CompareTensor(const PackedReader& file, const Tensor
   }
   BandEncoder encoder(source);
   Band band;
+  SourceXxh3 source_xxh3;
   uint64_t offset = 0;
   uint64_t side_offset = part.blob.side_offset;
   for (int64_t b = 0; b < BandCount(tensor); ++b) {
     KOMPAKT_RETURN_IF_ERROR(encoder.Encode(tensor, part.format, entry.exact(), b, &band));
+    source_xxh3.Add(band.source_xxh3);
     const uint64_t side_bytes = band.side.size() * sizeof(float);
     if (offset + band.tiles.size() > blob.size() || side_offset + side_bytes > blob.size()) {
       return absl::InternalError(absl::StrCat(tensor.Name(), ": derived bytes exceed the record"));
@@ -95,7 +110,12 @@ absl::StatusOr<std::string> CompareTensor(const PackedReader& file, const Tensor
     offset += band.tiles.size();
     side_offset += side_bytes;
   }
-  return std::string();
+  return before.has_value() ? SourceDifference(tensor, *before, source_xxh3.Digest()) : std::string();
+}
+
+absl::StatusOr<std::string> CompareSourceXxh3(const TensorSource& source, const TensorInfo& tensor, uint64_t before) {
+  KOMPAKT_ASSIGN_OR_RETURN(const uint64_t now, ReadSourceXxh3(source, tensor));
+  return SourceDifference(tensor, before, now);
 }
 
 }  // namespace
@@ -104,10 +124,20 @@ absl::StatusOr<SourceCheck> CheckAgainstSource(const PackedReader& file, const T
                                                int threads, const std::function<void(int64_t, int64_t)>& progress) {
   KOMPAKT_RETURN_IF_ERROR(CheckSameModel(file, source));
   SourceCheck check;
-  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<SourceFile> found, source.HashFiles(threads));
-  check.differences = DifferingFiles(file.manifest().provenance(), found);
+  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<SourceFile> found, source.Files());
+  const Provenance& provenance = file.manifest().provenance();
+  const bool has_source_xxh3 = file.manifest().extents(0).parts(0).source_xxh3_size() != 0;
+  check.differences = DifferingFiles(provenance, found, has_source_xxh3);
+  const bool compare_xxh3 = has_source_xxh3 && HasRecordedFiles(provenance, found);
+  const ExpectedSourceXxh3 recorded = RecordedSourceXxh3(file.manifest(), file.layout());
 
-  const std::vector<size_t> chosen = ChooseTensors(file, samples);
+  const std::vector<size_t> sampled = ChooseTensors(file, samples);
+  const std::set<size_t> derive(sampled.begin(), sampled.end());
+  std::vector<size_t> chosen = sampled;
+  if (compare_xxh3) {
+    chosen.resize(source.schema().tensors().size());
+    std::iota(chosen.begin(), chosen.end(), size_t{0});
+  }
   std::vector<std::string> outcomes(chosen.size());
   std::mutex mutex;  // guards failure, done and the call of progress
   absl::Status failure;
@@ -117,8 +147,11 @@ absl::StatusOr<SourceCheck> CheckAgainstSource(const PackedReader& file, const T
       const std::lock_guard<std::mutex> lock(mutex);
       if (!failure.ok()) return;
     }
-    absl::StatusOr<std::string> outcome =
-        CompareTensor(file, source, source.schema().tensors()[chosen[static_cast<size_t>(i)]]);
+    const size_t index = chosen[static_cast<size_t>(i)];
+    const TensorInfo& tensor = source.schema().tensors()[index];
+    const absl::optional<uint64_t> before = compare_xxh3 ? recorded(tensor) : absl::nullopt;
+    absl::StatusOr<std::string> outcome = derive.count(index) != 0 ? CompareTensor(file, source, tensor, before)
+                                                                   : CompareSourceXxh3(source, tensor, *before);
     const std::lock_guard<std::mutex> lock(mutex);
     if (!outcome.ok()) {
       if (failure.ok()) failure = outcome.status();
@@ -129,8 +162,10 @@ absl::StatusOr<SourceCheck> CheckAgainstSource(const PackedReader& file, const T
   });
   KOMPAKT_RETURN_IF_ERROR(failure);
   for (size_t i = 0; i < chosen.size(); ++i) {
-    ++check.tensors_checked;
-    check.parameters_checked += source.schema().tensors()[chosen[i]].elements();
+    if (derive.count(chosen[i]) != 0) {
+      ++check.tensors_checked;
+      check.parameters_checked += source.schema().tensors()[chosen[i]].elements();
+    }
     if (!outcomes[i].empty()) check.differences.push_back(std::move(outcomes[i]));
   }
   return check;

@@ -16,13 +16,15 @@ namespace kompakt {
 struct SourceCheck {
   int64_t tensors_checked = 0;
   int64_t parameters_checked = 0;
-  // One line per difference: a tensor whose bytes differ, or a source file whose size or hash is not the recorded one.
+  // One line per difference: a tensor whose bytes or source checksum differ, or a source file whose size or hash is not
+  // the recorded one.
   std::vector<std::string> differences;
 };
 
-// Compares the hash of every source file with the provenance, then re-derives `samples` tensors: the first of every
-// role and format, then others spread evenly over the file; all when `samples` is 0. `progress` (may be null) gets
-// (tensors done, of). An error means that the source could not be read or describes another model.
+// Compares the list of source files with the provenance and the source bytes of every tensor with the checksums in the
+// manifest (a file of version 1.0 has none), and re-derives `samples` tensors: the first of every role and format, then
+// others spread evenly over the file; all when `samples` is 0. Every source byte is read once. `progress` (may be null)
+// gets (tensors done, of). An error means that the source could not be read or describes another model.
 absl::StatusOr<SourceCheck> CheckAgainstSource(const PackedReader& file, const TensorSource& source, int64_t samples,
                                                int threads, const std::function<void(int64_t, int64_t)>& progress);
 

@@ -1,5 +1,5 @@
 // kompakt convert SRC DST [--recipe NAME|FILE | --fit SIZE [-c N]] [--tensor PATTERN=FORMAT]... [-t N] [--dry-run]
-// [--force]
+// [--force] [--restart]
 #include "quant/convert.h"
 
 #include <chrono>
@@ -24,6 +24,7 @@ class ConvertVerb : public Verb {
     app.add_option("-t,--threads", threads_, "Threads; 0 (default) takes every processor");
     app.add_flag("--dry-run", dry_run_, "Read headers only and print the plan");
     app.add_flag("--force", force_, "Replace a destination that was made from something else");
+    app.add_flag("--restart", restart_, "Throw away what an interrupted conversion left, instead of going on from it");
   }
 
   absl::StatusOr<ExitCode> Run() override {
@@ -52,6 +53,7 @@ class ConvertVerb : public Verb {
       ConvertOptions options;
       options.threads = threads;
       options.force = force_;
+      options.restart = restart_;
       options.interrupted = &Interrupted();
       options.progress = [&](uint64_t done, uint64_t total) { progress.Update(done, total); };
       report = kompakt::Convert(source, recipe, destination_, options, PosixFileSystem());
@@ -107,6 +109,7 @@ class ConvertVerb : public Verb {
   int threads_ = 0;
   bool dry_run_ = false;
   bool force_ = false;
+  bool restart_ = false;
 };
 
 }  // namespace

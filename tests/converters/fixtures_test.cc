@@ -2,7 +2,12 @@
 // on the raw bytes gives.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <set>
 #include <string>
 #include <vector>
@@ -168,29 +173,71 @@ TEST(Fixtures, MtpLayerIsSkippedWithANotice) {
   EXPECT_THAT(source->notices(), testing::Contains(testing::HasSubstr("MTP layer 3 is not part of the main model")));
 }
 
-TEST(Fixtures, FilesAreHashedInAscendingOrderForAnyThreadCount) {
+uint64_t Xxh3OfFile(const std::string& path, size_t bytes) {
+  std::ifstream in(path, std::ios::binary);
+  std::string content((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  return Xxh3(content.substr(0, bytes));
+}
+
+TEST(Fixtures, FilesAreListedInAscendingOrderWithTheChecksumOfTheirHeaderOrContent) {
   const auto source = MustOpen(Fixture("tiny-v3"));
-  const auto one = source->HashFiles(1);
-  const auto four = source->HashFiles(4);
-  ASSERT_THAT(one, IsOk());
-  ASSERT_THAT(four, IsOk());
+  const auto files = source->Files();
+  ASSERT_THAT(files, IsOk());
   std::vector<std::string> names;
-  for (size_t i = 0; i < one->size(); ++i) {
-    names.push_back((*one)[i].name());
-    EXPECT_EQ((*one)[i].SerializeAsString(), (*four)[i].SerializeAsString());
+  for (const SourceFile& file : *files) {
+    names.push_back(file.name());
+    const std::string path = Fixture("tiny-v3") + "/" + file.name();
+    EXPECT_EQ(file.bytes(), std::filesystem::file_size(path)) << file.name();
+    size_t bytes = file.bytes();
+    if (file.name().find(".safetensors") + 12 == file.name().size()) {
+      uint64_t header = 0;
+      std::ifstream(path, std::ios::binary).read(reinterpret_cast<char*>(&header), 8);
+      bytes = 8 + header;
+    }
+    EXPECT_EQ(file.xxh3(), Xxh3OfFile(path, bytes)) << file.name();
   }
   EXPECT_THAT(names, testing::ElementsAre("config.json", "generation_config.json", "model-00001-of-000003.safetensors",
                                           "model-00002-of-000003.safetensors", "model-00003-of-000003.safetensors",
                                           "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json"));
-  EXPECT_EQ((*one)[2].bytes(), 5453848u);
-  const auto listed = source->ListFiles();
-  ASSERT_THAT(listed, IsOk());
-  ASSERT_EQ(listed->size(), one->size());
-  for (size_t i = 0; i < one->size(); ++i) {
-    EXPECT_EQ((*listed)[i].name(), (*one)[i].name());
-    EXPECT_EQ((*listed)[i].bytes(), (*one)[i].bytes());
-    EXPECT_FALSE((*listed)[i].has_xxh3());
+}
+
+// docs/format.md, "Source checksums": computed here from the files, without the reader of the form.
+TEST(Fixtures, TheSourceChecksumIsThatOfTheBytesInTheFiles) {
+  const auto source = MustOpen(Fixture("v3"));
+  int64_t with_scales = 0;
+  for (const TensorInfo& tensor : source->schema().tensors()) {
+    const std::vector<SourceRange> ranges = source->Ranges(tensor, 0, tensor.rows);
+    ASSERT_FALSE(ranges.empty()) << tensor.Name();
+    std::vector<std::string> contents;
+    for (const SourceRange& range : ranges) {
+      std::ifstream in(Fixture("v3") + "/" + range.file, std::ios::binary);
+      in.seekg(static_cast<std::streamoff>(range.offset));
+      std::string& content = contents.emplace_back(range.bytes, '\0');
+      in.read(content.data(), static_cast<std::streamsize>(range.bytes));
+    }
+    const size_t row_bytes = contents[0].size() / static_cast<size_t>(tensor.rows);
+    const size_t blocks = static_cast<size_t>((tensor.rows + 127) / 128);
+    with_scales += contents.size() > 1 ? 1 : 0;
+    std::string pieces;
+    for (size_t b = 0; b < blocks; ++b) {
+      std::string bytes = contents[0].substr(b * 128 * row_bytes, 128 * row_bytes);
+      if (contents.size() > 1) {
+        const size_t scale_row_bytes = contents[1].size() / blocks;
+        bytes += contents[1].substr(b * scale_row_bytes, scale_row_bytes);
+      }
+      const uint64_t xxh3 = Xxh3(bytes);
+      pieces.append(reinterpret_cast<const char*>(&xxh3), 8);
+    }
+    const auto found = ReadSourceXxh3(*source, tensor);
+    ASSERT_THAT(found, IsOk());
+    EXPECT_EQ(*found, Xxh3(pieces)) << tensor.Name();
+    Xxh3Stream stored;
+    const auto rows = source->ReadStored(tensor, 0, std::min<int64_t>(tensor.rows, 128), &stored);
+    ASSERT_THAT(rows, IsOk());
+    EXPECT_EQ(std::memcmp(pieces.data(), std::array<uint64_t, 1>{stored.Digest()}.data(), 8), 0)
+        << tensor.Name() << ": both reads give the same bytes";
   }
+  EXPECT_GT(with_scales, 10);
 }
 
 TEST(Fixtures, AssetsOfTheTrainedModel) {

@@ -324,6 +324,19 @@ INSTANTIATE_TEST_SUITE_P(
                      "not a routed expert, in an extent of experts"},
         ManifestCase{"ExpertPartsSwapped", [](Manifest& m) { ExpertsOf(m)->mutable_parts()->SwapElements(0, 1); },
                      "part 0: "},
+        ManifestCase{"SourceChecksumMissing",
+                     [](Manifest& m) { ExpertsOf(m)->mutable_parts(2)->mutable_source_xxh3()->Truncate(1); },
+                     "part 2: number of source checksums is 1, expected 2"},
+        ManifestCase{"SourceChecksumsOfSomePartsOnly", [](Manifest& m) { PartOf(m, "lm_head")->clear_source_xxh3(); },
+                     "number of source checksums is 0, expected 1"},
+        ManifestCase{"SourceChecksumsOfOnePartOnly",
+                     [](Manifest& m) {
+                       for (ExtentEntry& e : *m.mutable_extents()) {
+                         if (e.layer() < 0) continue;
+                         for (PartEntry& p : *e.mutable_parts()) p.clear_source_xxh3();
+                       }
+                     },
+                     "number of source checksums is 0, expected 1"},
         ManifestCase{"RowsWrong", [](Manifest& m) { PartOf(m, "lm_head")->set_rows(20); }, "rows is 20, expected 19"},
         ManifestCase{"ColsWrong", [](Manifest& m) { PartOf(m, "lm_head")->set_cols(-1); }, "cols is -1, expected 34"},
         ManifestCase{"BytesWrong", [](Manifest& m) { PartOf(m, "norm")->set_bytes(1); }, "bytes is 1, expected"},

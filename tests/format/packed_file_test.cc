@@ -168,7 +168,8 @@ TEST(PackedWriter, RefusesARecordOfTheWrongLengthOrWithoutItsStatistics) {
   {
     const auto record = (*writer)->BeginRecord(0, 0);
     EXPECT_TRUE(record->Append(absl::MakeConstSpan(bytes).first(64)).ok());
-    EXPECT_THAT(std::string(record->Finish(SyntheticStats(plan, 0)).message()), HasSubstr("got 64 bytes"));
+    EXPECT_THAT(std::string(record->Finish(SyntheticStats(plan, 0), SyntheticSourceXxh3(plan, 0, 0)).message()),
+                HasSubstr("got 64 bytes"));
     EXPECT_THAT(std::string(record->Append(bytes).message()), HasSubstr("expected"));
   }
   {
@@ -176,8 +177,9 @@ TEST(PackedWriter, RefusesARecordOfTheWrongLengthOrWithoutItsStatistics) {
     const auto second = (*writer)->BeginRecord(0, 0);
     EXPECT_FALSE(second->Append(bytes).ok()) << "two writers of one record";
     EXPECT_TRUE(record->Append(bytes).ok());
-    EXPECT_THAT(std::string(record->Finish({}).message()), HasSubstr("error statistics"));
-    EXPECT_TRUE(record->Finish(SyntheticStats(plan, 0)).ok());
+    EXPECT_THAT(std::string(record->Finish({}, SyntheticSourceXxh3(plan, 0, 0)).message()),
+                HasSubstr("error statistics"));
+    EXPECT_TRUE(record->Finish(SyntheticStats(plan, 0), SyntheticSourceXxh3(plan, 0, 0)).ok());
   }
   EXPECT_TRUE((*writer)->IsDone(0, 0));
   EXPECT_FALSE((*writer)->IsDone(1, 0));

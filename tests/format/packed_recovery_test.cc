@@ -98,7 +98,7 @@ void Interrupt(const std::string& path, const WritePlan& plan) {
   for (int64_t e = 0; e < 6; ++e) {
     const auto record = (*writer)->BeginRecord(e, 0);
     ASSERT_TRUE(record->Append(SyntheticRecord(plan.layout, e, 0, kSeed)).ok());
-    ASSERT_TRUE(record->Finish(SyntheticStats(plan, e)).ok());
+    ASSERT_TRUE(record->Finish(SyntheticStats(plan, e), SyntheticSourceXxh3(plan, e, 0)).ok());
   }
 }
 
@@ -168,7 +168,7 @@ TEST(PackedResume, RefusesAnotherPlanAndSaysWhatDiffers) {
     change(other.manifest);
     const absl::Status status = PackedWriter::Open(PosixFileSystem(), path, other, {}).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr("delete " + path + ".partial"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("add --restart or delete " + path + ".partial"));
     EXPECT_EQ(ReadWholeFile(path + ".partial.journal"), journal) << "a refusal changes nothing";
     return std::string(status.message());
   };
@@ -228,7 +228,7 @@ TEST(PackedWriter, ARecordThatTheDeviceDidNotKeepIsFoundBeforeTheRename) {
       for (int64_t r = 0; r < plan.layout.extents()[static_cast<size_t>(e)].record_count; ++r) {
         const auto record = (*writer)->BeginRecord(e, r);
         ASSERT_TRUE(record->Append(SyntheticRecord(plan.layout, e, r, kSeed)).ok());
-        ASSERT_TRUE(record->Finish(SyntheticStats(plan, e)).ok());
+        ASSERT_TRUE(record->Finish(SyntheticStats(plan, e), SyntheticSourceXxh3(plan, e, r)).ok());
       }
     }
     std::fstream partial(path + ".partial", std::ios::in | std::ios::out | std::ios::binary);

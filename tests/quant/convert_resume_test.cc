@@ -210,5 +210,92 @@ TEST(ConvertResume, AChangedSourceOrRecipeIsRefusedByName) {
   EXPECT_TRUE(ReadWholeFile(path) == ExpectedBytes());
 }
 
+// The file of Source(), written again or replaced by another one with the same header.
+SyntheticSource ChangedSource(uint64_t seed, const std::string& state) {
+  SyntheticOptions options;
+  options.arch = SmallV3Arch();
+  options.seed = seed;
+  options.header_seed = 1;
+  options.assets = SmallAssets();
+  options.state = state;
+  return SyntheticSource(options);
+}
+
+TEST(ConvertResume, ASourceFileThatWasTouchedButHoldsTheSameIsComparedAndGoneOnWith) {
+  const ScratchFolder folder;
+  const std::string path = folder / "a.kpk";
+  ASSERT_EQ(RunInterrupted(Source(), path, 20000, 1).code(), absl::StatusCode::kCancelled);
+  const auto resumed = RunConvert(ChangedSource(1, "copied"), "q4", path);
+  ASSERT_TRUE(resumed.ok()) << resumed.status();
+  EXPECT_GT(resumed->resumed_records, 0);
+  EXPECT_TRUE(ReadWholeFile(path) == ExpectedBytes());
+}
+
+TEST(ConvertResume, ASourceFileWithOtherWeightsUnderTheSameHeaderIsRefusedByItsTensor) {
+  const ScratchFolder folder;
+  const std::string path = folder / "a.kpk";
+  ASSERT_EQ(RunInterrupted(Source(), path, 20000, 1).code(), absl::StatusCode::kCancelled);
+  const auto changed = RunConvert(ChangedSource(2, "written again"), "q4", path);
+  EXPECT_EQ(changed.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(changed.status().message()),
+              HasSubstr("synthetic.safetensors has changed since the interrupted run: tensor "
+                        "model.embed_tokens.weight differs"));
+  EXPECT_THAT(std::string(changed.status().message()), HasSubstr("--restart"));
+  EXPECT_FALSE(std::filesystem::exists(path));
+  // A refusal changes nothing: the first source still goes on, and so does a later run with the second from scratch.
+  const auto again = RunConvert(ChangedSource(2, "written again"), "q4", path);
+  EXPECT_EQ(again.status().code(), absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(RunConvert(Source(), "q4", path).ok());
+  EXPECT_TRUE(ReadWholeFile(path) == ExpectedBytes());
+}
+
+TEST(ConvertResume, RestartThrowsTheInterruptedRunAway) {
+  const ScratchFolder folder;
+  const std::string path = folder / "a.kpk";
+  ASSERT_EQ(RunInterrupted(ChangedSource(2, "old"), path, 20000, 1).code(), absl::StatusCode::kCancelled);
+  ASSERT_EQ(RunConvert(Source(), "q4", path).status().code(), absl::StatusCode::kFailedPrecondition);
+  const auto report = RunConvert(Source(), "q4", path, {.restart = true});
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->resumed_records, 0);
+  EXPECT_TRUE(ReadWholeFile(path) == ExpectedBytes());
+}
+
+TEST(ConvertResume, AFinishedFileOfOtherWeightsUnderTheSameHeaderIsNotTakenForTheResult) {
+  const ScratchFolder folder;
+  const std::string path = folder / "a.kpk";
+  ASSERT_TRUE(RunConvert(Source(), "q4", path).ok());
+  const auto changed = RunConvert(ChangedSource(2, "as it was"), "q4", path, {.threads = 3});
+  EXPECT_EQ(changed.status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_THAT(std::string(changed.status().message()), HasSubstr("tensor model.embed_tokens.weight differs"));
+}
+
+// States that differ from call to call: somebody writes while we read.
+class ChangingSource : public SyntheticSource {
+ public:
+  using SyntheticSource::SyntheticSource;
+  absl::StatusOr<std::vector<SourceState>> States() const override {
+    return std::vector<SourceState>{{"synthetic.safetensors", absl::StrCat("call ", calls_++)}};
+  }
+
+ private:
+  mutable std::atomic<int> calls_ = 0;
+};
+
+TEST(ConvertResume, ASourceFileThatChangesWhileItIsReadEndsTheConversionBeforeItIsComplete) {
+  const ScratchFolder folder;
+  const std::string path = folder / "a.kpk";
+  SyntheticOptions options;
+  options.arch = SmallV3Arch();
+  options.assets = SmallAssets();
+  const auto report = RunConvert(ChangingSource(options), "q4", path);
+  EXPECT_EQ(report.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(report.status().message()),
+              HasSubstr("synthetic.safetensors changed while it was converted"));
+  EXPECT_FALSE(std::filesystem::exists(path));
+  const auto again = RunConvert(Source(), "q4", path);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(ReadWholeFile(path) == ExpectedBytes());
+}
+
 }  // namespace
 }  // namespace kompakt

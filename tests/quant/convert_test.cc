@@ -112,7 +112,7 @@ TEST(Convert, TheManifestTellsSourceRecipeNoticesAndForms) {
   EXPECT_EQ(m.recipe(), Recipe("q4").ToText());
   EXPECT_EQ(m.assets().SerializeAsString(), source.assets().SerializeAsString());
   ASSERT_EQ(m.provenance().source_files_size(), 1);
-  EXPECT_EQ(m.provenance().source_files(0).xxh3(), (*source.HashFiles(1))[0].xxh3());
+  EXPECT_EQ(m.provenance().source_files(0).xxh3(), (*source.Files())[0].xxh3());
   EXPECT_EQ(m.provenance().tool_version(), "kompakt " KOMPAKT_VERSION);
   EXPECT_THAT(m.provenance().notices(), testing::ElementsAre("made up"));
   const PackedLayout::Place up = reader->layout().Find(TensorRole::kExpertUp, 1);
@@ -183,9 +183,12 @@ TEST(Convert, TheBytesDoNotDependOnTheNumberOfThreads) {
 class HeadersOnly : public SyntheticSource {
  public:
   using SyntheticSource::SyntheticSource;
-  absl::StatusOr<StoredRows> ReadStored(const TensorInfo&, int64_t, int64_t) const override { return Touched(); }
-  absl::Status ReadF32(const TensorInfo&, int64_t, int64_t, absl::Span<float>) const override { return Touched(); }
-  absl::StatusOr<std::vector<SourceFile>> HashFiles(int) const override { return Touched(); }
+  absl::StatusOr<StoredRows> ReadStored(const TensorInfo&, int64_t, int64_t, Xxh3Stream*) const override {
+    return Touched();
+  }
+  absl::Status ReadF32(const TensorInfo&, int64_t, int64_t, absl::Span<float>, Xxh3Stream*) const override {
+    return Touched();
+  }
 
  private:
   static absl::Status Touched() {
@@ -288,9 +291,9 @@ TEST(OpenPackedSource, ADamagedRecordIsNamedWhenItIsRead) {
 class WithNan : public SyntheticSource {
  public:
   using SyntheticSource::SyntheticSource;
-  absl::Status ReadF32(const TensorInfo& tensor, int64_t row_begin, int64_t row_end,
-                       absl::Span<float> out) const override {
-    const absl::Status status = SyntheticSource::ReadF32(tensor, row_begin, row_end, out);
+  absl::Status ReadF32(const TensorInfo& tensor, int64_t row_begin, int64_t row_end, absl::Span<float> out,
+                       Xxh3Stream* source_bytes) const override {
+    const absl::Status status = SyntheticSource::ReadF32(tensor, row_begin, row_end, out, source_bytes);
     if (tensor.role == TensorRole::kLmHead && row_begin == 256) out[5] = std::nanf("");
     return status;
   }

@@ -26,14 +26,13 @@ class FormSource : public TensorSource {
   const ModelAssets& assets() const override { return assets_; }
   std::vector<std::string> notices() const override { return {}; }
   absl::StatusOr<StoredForm> Form(const TensorInfo& tensor) const override { return form_(tensor); }
-  absl::StatusOr<StoredRows> ReadStored(const TensorInfo&, int64_t, int64_t) const override {
+  absl::StatusOr<StoredRows> ReadStored(const TensorInfo&, int64_t, int64_t, Xxh3Stream*) const override {
     return absl::InternalError("a recipe reads no weights");
   }
-  absl::Status ReadF32(const TensorInfo&, int64_t, int64_t, absl::Span<float>) const override {
+  absl::Status ReadF32(const TensorInfo&, int64_t, int64_t, absl::Span<float>, Xxh3Stream*) const override {
     return absl::InternalError("a recipe reads no weights");
   }
-  absl::StatusOr<std::vector<SourceFile>> HashFiles(int) const override { return std::vector<SourceFile>(); }
-  absl::StatusOr<std::vector<SourceFile>> ListFiles() const override { return std::vector<SourceFile>(); }
+  absl::StatusOr<std::vector<SourceFile>> Files() const override { return std::vector<SourceFile>(); }
 
  private:
   ModelSchema schema_;
