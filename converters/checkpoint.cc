@@ -1,7 +1,6 @@
 #include "converters/checkpoint.h"
 
 #include <algorithm>
-#include <atomic>
 #include <map>
 #include <string>
 #include <utility>
@@ -14,7 +13,6 @@
 #include "converters/input_file.h"
 #include "converters/shard_set.h"
 #include "converters/source_binder.h"
-#include "converters/source_forms.h"
 #include "format/status.h"
 
 namespace kompakt {
@@ -30,8 +28,7 @@ class Checkpoint : public TensorSource {
         schema_(std::move(schema)),
         shards_(std::move(shards)),
         bound_(std::move(bound)),
-        assets_(std::move(assets)),
-        scales_fit_(bound_.bindings.size()) {
+        assets_(std::move(assets)) {
     if (assets_.tokenizer_file.empty()) {
       bound_.notices.push_back("the folder has no tokenizer: the model takes and gives token ids only");
     }
@@ -41,9 +38,17 @@ class Checkpoint : public TensorSource {
   const ModelAssets& assets() const override { return assets_.assets; }
   std::vector<std::string> notices() const override { return bound_.notices; }
 
+  std::vector<std::string> observations() const override {
+    std::vector<std::string> observations;
+    for (const auto& tensor : bound_.tensors) {
+      for (std::string& observation : tensor->Observations()) observations.push_back(std::move(observation));
+    }
+    return observations;
+  }
+
   absl::StatusOr<StoredForm> Form(const TensorInfo& tensor) const override {
     KOMPAKT_ASSIGN_OR_RETURN(const size_t index, IndexOf(tensor));
-    return FormAt(index);
+    return bound_.tensors[index]->Form();
   }
 
   absl::StatusOr<StoredRows> ReadStored(const TensorInfo& tensor, int64_t row_begin, int64_t row_end,
@@ -54,8 +59,7 @@ class Checkpoint : public TensorSource {
       return UsageError(tensor.Name(), ": rows in stored form begin at a multiple of ", kFp8Block, ", asked for ",
                         row_begin);
     }
-    KOMPAKT_ASSIGN_OR_RETURN(const StoredForm form, FormAt(index));
-    return ReadStoredRows(bound_.bindings[index], form, row_begin, row_end, source_bytes);
+    return bound_.tensors[index]->ReadStored(row_begin, row_end, source_bytes);
   }
 
   absl::Status ReadF32(const TensorInfo& tensor, int64_t row_begin, int64_t row_end, absl::Span<float> out,
@@ -66,7 +70,7 @@ class Checkpoint : public TensorSource {
       return UsageError(tensor.Name(), ": room for ", (row_end - row_begin) * tensor.cols, " values expected, found ",
                         out.size());
     }
-    return ReadF32Rows(bound_.bindings[index], row_begin, row_end, out, source_bytes);
+    return bound_.tensors[index]->ReadF32(row_begin, row_end, out, source_bytes);
   }
 
   absl::StatusOr<std::vector<SourceFile>> Files() const override {
@@ -106,8 +110,12 @@ class Checkpoint : public TensorSource {
   std::vector<SourceRange> Ranges(const TensorInfo& tensor, int64_t row_begin, int64_t row_end) const override {
     const absl::StatusOr<size_t> index = IndexOf(tensor);
     if (!index.ok() || !CheckRows(tensor, row_begin, row_end).ok()) return {};
-    std::vector<SourceRange> ranges = RangesOf(bound_.bindings[*index], row_begin, row_end);
-    for (SourceRange& range : ranges) range.file = FileNameOf(range.file);
+    std::vector<SourceRange> ranges;
+    for (const StoredRange& range : bound_.tensors[*index]->Ranges(row_begin, row_end)) {
+      const SafetensorsFile& file = *range.tensor.file;
+      ranges.push_back({FileNameOf(file.path()), file.FileOffset(*range.tensor.entry, range.begin),
+                        range.end - range.begin});
+    }
     return ranges;
   }
 
@@ -125,27 +133,11 @@ class Checkpoint : public TensorSource {
     return UsageError(tensor.Name(), ": asked for rows [", row_begin, ", ", row_end, ") of ", tensor.rows);
   }
 
-  // Whether INT4 scales that are not BF16 have BF16 values is looked up once per tensor; two threads that look at the
-  // same time find the same.
-  absl::StatusOr<StoredForm> FormAt(size_t index) const {
-    enum : int8_t { kUnknown, kFit, kDoNotFit };
-    const TensorBinding& binding = bound_.bindings[index];
-    if (!ExactnessNeedsScales(binding)) return FormOf(binding, true);
-    int8_t known = scales_fit_[index].load(std::memory_order_relaxed);
-    if (known == kUnknown) {
-      KOMPAKT_ASSIGN_OR_RETURN(const bool fit, ScalesFitBf16(binding));
-      known = fit ? kFit : kDoNotFit;
-      scales_fit_[index].store(known, std::memory_order_relaxed);
-    }
-    return FormOf(binding, known == kFit);
-  }
-
   std::string folder_;
   ModelSchema schema_;
   ShardSet shards_;
   BoundTensors bound_;
   FolderAssets assets_;
-  mutable std::vector<std::atomic<int8_t>> scales_fit_;
 };
 
 // There is no config.json: say what was given instead.
@@ -189,6 +181,15 @@ absl::Status ExplainFile(const std::string& path) {
   return UsageError(path, ": expected a checkpoint folder, found a file", hint);
 }
 
+// ModelOpt's own file, for a config.json that does not say how the weights are quantized.
+absl::StatusOr<SourceQuantization> ReadHfQuantConfig(const std::string& folder) {
+  const std::string path = JoinPath(folder, "hf_quant_config.json");
+  if (!PathExists(path)) return SourceQuantization();
+  KOMPAKT_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path));
+  KOMPAKT_ASSIGN_OR_RETURN(const std::string text, file.ReadAll(kMaxConfigBytes));
+  return ParseHfQuantConfig(text, path);
+}
+
 // A config that claims far more tensors than the files hold would make the schema eat memory before the comparison.
 absl::Status CheckPlausible(const ArchSpec& arch, const ShardSet& shards, const std::string& folder) {
   const int64_t layers = arch.num_hidden_layers();
@@ -212,7 +213,10 @@ absl::StatusOr<std::unique_ptr<TensorSource>> OpenCheckpoint(const std::string& 
   KOMPAKT_ASSIGN_OR_RETURN(const std::string text, config_file.ReadAll(kMaxConfigBytes));
   const std::string foreign = ForeignContent(absl::string_view(text).substr(0, 128));
   if (!foreign.empty()) return CorruptError(config_path, ": expected JSON, found ", foreign);
-  KOMPAKT_ASSIGN_OR_RETURN(const UpstreamConfig config, ParseConfig(text, config_path));
+  KOMPAKT_ASSIGN_OR_RETURN(UpstreamConfig config, ParseConfig(text, config_path));
+  if (config.quantization.method == QuantMethod::kNone) {
+    KOMPAKT_ASSIGN_OR_RETURN(config.quantization, ReadHfQuantConfig(folder));
+  }
   KOMPAKT_ASSIGN_OR_RETURN(ShardSet shards, ShardSet::Open(folder));
   KOMPAKT_RETURN_IF_ERROR(CheckPlausible(config.arch, shards, folder));
   KOMPAKT_ASSIGN_OR_RETURN(ModelSchema schema, ModelSchema::Create(config.arch));

@@ -1,5 +1,10 @@
-// ShardSet: the safetensors files of a checkpoint folder and all their tensors, either model.safetensors alone or the
-// shards that model.safetensors.index.json names. Index and headers are held against each other in both directions.
+// ShardSet: the safetensors files of a checkpoint folder and all their tensors. In this order:
+//     model.safetensors.index.json         the shards it names
+//     consolidated.safetensors.index.json  the shards it names (Mistral's naming)
+//     model.safetensors                    alone
+//     consolidated*.safetensors            alone, or numbered -I-of-N and complete
+// Index and headers are held against each other in both directions. Two indexes, or weights in both namings and no
+// index, are refused: which are meant cannot be guessed.
 #pragma once
 
 #include <memory>
@@ -27,6 +32,10 @@ class ShardSet {
   // Reads headers only. kFailedPrecondition: index and shards disagree, a shard is absent, a tensor lies in two
   // shards. kDataLoss: a broken shard or index. kUnimplemented: the weights are in another container.
   static absl::StatusOr<ShardSet> Open(const std::string& folder);
+  // One file, whatever its name.
+  static absl::StatusOr<ShardSet> OpenFile(const std::string& path);
+  // Every *.safetensors of a folder where no index and no usual name says which: for tensors that need not be a model.
+  static absl::StatusOr<ShardSet> OpenLoose(const std::string& folder);
 
   // Empty when there is no tensor of that name.
   FoundTensor Find(absl::string_view name) const;
@@ -39,6 +48,7 @@ class ShardSet {
  private:
   ShardSet() = default;
   absl::Status OpenShard(const std::string& folder, const std::string& name);
+  absl::Status OpenIndexed(const std::string& folder, const std::string& index_name);
 
   std::vector<std::unique_ptr<SafetensorsFile>> shards_;
   std::vector<std::string> file_names_;

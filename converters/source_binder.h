@@ -1,20 +1,21 @@
 // Binds every tensor of a ModelSchema to what the files of a checkpoint hold.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "converters/quantization_config.h"
 #include "converters/shard_set.h"
-#include "converters/source_forms.h"
+#include "converters/stored_tensor.h"
 #include "format/model_schema.h"
 
 namespace kompakt {
 
 struct BoundTensors {
-  std::vector<TensorBinding> bindings;  // parallel to ModelSchema::tensors()
-  std::vector<std::string> notices;     // skipped MTP layers and the like
+  std::vector<std::unique_ptr<const StoredTensor>> tensors;  // parallel to ModelSchema::tensors()
+  std::vector<std::string> notices;                          // skipped MTP layers and the like
 };
 
 // kFailedPrecondition: tensors missing or surplus (the first ten of each and the counts), a shape that is not the

@@ -1,62 +1,90 @@
-// How one tensor of the schema lies in the files of a checkpoint, and how its rows are read.
+// The forms in which upstream files store a linear weight: one table, one row and one file per form. A module X has its
+// elements in X.weight, X.weight_packed or X.qweight and its scales beside them; w is [rows = outputs, cols = inputs].
 //
-//     plain        BF16, F16 or F32 elements
-//     FP8 block    X.weight F8_E4M3 [rows, cols] and X.weight_scale_inv F32 [cdiv(rows, br), cdiv(cols, bc)], which is
-//                  a multiplier: w[r, c] = fp8(r, c) * s[r / br, c / bc]
-//     packed INT4  X.weight_packed I32 [rows, cdiv(cols, 8)], nibble j of word w = column 8 w + j, value + 8;
-//                  X.weight_scale [rows, cdiv(cols, group)]; X.weight_shape = (rows, cols)
+//     plain           X.weight BF16, F16 or F32
+//     fp8             X.weight F8_E4M3; one scale per tensor, per row, or per block of any size, which multiplies, in
+//                     X.weight_scale_inv, X.weight_scale, X.scale or X.qscale_weight (F32, BF16, F16 or F8_E8M0)
+//     mxfp4           E2M1 codes, two per byte, low nibble first; an E8M0 exponent per 32 columns.
+//                     X.weight I8 + X.scale F8_E8M0, or X.weight_packed U8 + X.weight_scale U8
+//     nvfp4           E2M1 codes; an E4M3 scale per 16 columns in X.weight_scale; an F32 scale per tensor, which
+//                     multiplies (X.weight U8 + X.weight_scale_2) or divides (X.weight_packed U8 +
+//                     X.weight_global_scale)
+//     pack-quantized  X.weight_packed I32, rows of unsigned 4- or 8-bit codes; scale and perhaps zero point per group
+//     gptq            X.qweight I32 [cols * bits / 32, rows]: the transpose; X.qzeros, X.scales, perhaps X.g_idx
+//     awq             X.qweight I32 [cols, rows / 8]: the transpose in an order of its own; X.qzeros, X.scales
 //
-// Any of the first two may also be a slice of a fused tensor that holds one matrix per expert.
+// Formulas and shapes are at the head of each form_*.cc. Dtypes and companions decide which form a module has; the
+// configuration decides only what they leave open (gptq against awq, the value of stored zero points).
 #pragma once
 
-#include <cstdint>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "converters/quantization_config.h"
 #include "converters/shard_set.h"
-#include "format/tensor_source.h"
+#include "converters/stored_tensor.h"
+#include "format/block_format.h"
 
 namespace kompakt {
 
-enum class SourceKind : uint8_t { kPlain, kFp8Block, kInt4Packed };
+// The module that is asked for.
+struct ModuleRequest {
+  const ShardSet* shards = nullptr;
+  const SourceQuantization* quantization = nullptr;
+  std::string module;                // "model.layers.0.mlp.down_proj"
+  std::optional<MatrixShape> shape;  // what the model calls for; nullopt: whatever the files say
 
-struct TensorBinding {
-  SourceKind kind = SourceKind::kPlain;
-  FoundTensor weight;  // elements or codes
-  FoundTensor scale;   // not for kPlain
-  FoundTensor shape;   // kInt4Packed only
-  int64_t rows = 0;
-  int64_t cols = 0;
-  // Where row 0 lies in `weight`, counted in rows of `cols`: not 0 for a slice of a fused tensor.
-  int64_t weight_row = 0;
-  // FP8: row r has scale row scale_row + (matrix_row + r) / block_rows.
-  int64_t scale_row = 0;
-  int64_t matrix_row = 0;
-  int64_t scale_cols = 0;
-  int64_t block_rows = 0;  // FP8: rows and columns per scale; INT4: block_cols is the group size
-  int64_t block_cols = 0;
-  bool power_of_two_scales = false;
+  FoundTensor Find(absl::string_view suffix) const;
 };
 
-// What the headers alone say. For INT4 with F16 or F32 scales it takes `scales_fit_bf16`, see ScalesFitBf16.
-StoredForm FormOf(const TensorBinding& binding, bool scales_fit_bf16);
+// Which matrix of a stored tensor [matrices, rows, cols] that holds one per expert, and which rows of it.
+struct FusedSlice {
+  int64_t matrices = 0;
+  int64_t index = 0;
+  int64_t matrix_rows = 0;
+  int64_t first_row = 0;
+};
 
-// True when the exactness of a binding depends on the values of its scales: INT4 whose scales are not BF16.
-bool ExactnessNeedsScales(const TensorBinding& binding);
-// Reads all scales of such a binding: true when each is a BF16 value.
-absl::StatusOr<bool> ScalesFitBf16(const TensorBinding& binding);
+struct BoundModule {
+  std::unique_ptr<const StoredTensor> tensor;
+  std::vector<FoundTensor> used;  // elements, companions, and companions that do not enter the weight
+};
 
-// The two reads of TensorSource; the caller has checked 0 <= row_begin < row_end <= rows.
-// kDataLoss for NaN codes, non-finite values, and scales that are not finite and positive. `source_bytes` (may be null)
-// gets the bytes of `weight` for these rows, then those of `scale` that they need.
-absl::StatusOr<StoredRows> ReadStoredRows(const TensorBinding& binding, const StoredForm& form, int64_t row_begin,
-                                          int64_t row_end, Xxh3Stream* source_bytes);
-absl::Status ReadF32Rows(const TensorBinding& binding, int64_t row_begin, int64_t row_end, absl::Span<float> out,
-                         Xxh3Stream* source_bytes);
+// One row of the table.
+struct SourceForm {
+  absl::string_view name;
+  absl::string_view elements;  // the suffix of the tensor that holds them, ".weight"
+  // Does the module, whose elements tensor is given, have this form?
+  bool (*recognises)(const ModuleRequest& request, const FoundTensor& elements);
+  // Suffixes of companions that belong to the module but not to its weight: scales of activations.
+  absl::Span<const absl::string_view> ignored;
+  // kFailedPrecondition: shapes, dtypes or companions that contradict each other or the model. kUnimplemented: a
+  // variant that is not read.
+  absl::StatusOr<BoundModule> (*bind)(const ModuleRequest& request, const FoundTensor& elements);
+};
 
-// Where the bytes of these rows lie, companions included; the files by their path.
-std::vector<SourceRange> RangesOf(const TensorBinding& binding, int64_t row_begin, int64_t row_end);
+absl::Span<const SourceForm> AllSourceForms();
+
+// The form of a module by its files; null when none of the tensors that could hold its elements is there.
+// kUnimplemented: there is one, but of no known form.
+absl::StatusOr<const SourceForm*> FindSourceForm(const ModuleRequest& request);
+
+// The module in its form, ignored companions among `used`. kNotFound: no elements.
+absl::StatusOr<BoundModule> BindModule(const ModuleRequest& request);
+
+// A vector of n elements, plain. kFailedPrecondition: another shape; kUnimplemented: another dtype.
+absl::StatusOr<BoundModule> BindVector(const FoundTensor& elements, int64_t n);
+
+// Rows of one matrix of a fused tensor named request.module: plain or fp8.
+absl::StatusOr<BoundModule> BindFused(const ModuleRequest& request, const FusedSlice& slice);
+
+// Every tensor of `shards` as modules, for files that no ArchSpec describes: the name of each module that has a
+// quantized form, ascending. Tensors that belong to none are plain.
+std::vector<std::string> QuantizedModules(const ShardSet& shards, const SourceQuantization& quantization);
 
 }  // namespace kompakt

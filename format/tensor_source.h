@@ -51,6 +51,9 @@ class TensorSource {
   virtual const ModelAssets& assets() const = 0;
   // What the user should know and the manifest keeps, for example skipped MTP layers.
   virtual std::vector<std::string> notices() const = 0;
+  // What reading has shown since then that is suspicious but usable: complete once every tensor has been read. A notice
+  // or observation that begins with "warning: " is a reason for a strict caller to stop.
+  virtual std::vector<std::string> observations() const { return {}; }
 
   // All of the following take tensors of schema() and are safe to call from several threads.
   virtual absl::StatusOr<StoredForm> Form(const TensorInfo& tensor) const = 0;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -275,14 +276,65 @@ TEST_F(CheckpointTest, ConfigThatClaimsAnImplausibleModelIsRefusedBeforeItCostsM
   EXPECT_THAT(WriteAndOpen(), Fails(kContradiction, {"num_hidden_layers 4000", "4096"}));
 }
 
+// ---- naming of the files
+
+TEST_F(CheckpointTest, ConsolidatedFilesAreReadAloneNumberedOrByTheirIndex) {
+  const std::string model = folder_.File("model.safetensors");
+  checkpoint_.Write(folder_.path());
+  std::filesystem::rename(model, folder_.File("consolidated.safetensors"));
+  EXPECT_THAT(Open(), IsOk());
+  std::filesystem::remove(folder_.File("consolidated.safetensors"));
+
+  nlohmann::json index = checkpoint_.WriteSharded(folder_.path(), 2);
+  std::filesystem::remove(folder_.File("model.safetensors.index.json"));
+  for (int i = 0; i < 2; ++i) {
+    std::filesystem::rename(folder_.File(TestCheckpoint::ShardName(i, 2)),
+                            folder_.File(absl::StrCat("consolidated-0000", i + 1, "-of-000002.safetensors")));
+  }
+  EXPECT_THAT(Open(), IsOk());
+  for (auto& name : index["weight_map"]) {
+    name = absl::StrCat("consolidated", name.get<std::string>().substr(std::string("model").size()));
+  }
+  WriteFile(folder_.File("consolidated.safetensors.index.json"), index.dump());
+  EXPECT_THAT(Open(), IsOk());
+  std::filesystem::rename(folder_.File("consolidated-00002-of-000002.safetensors"), folder_.File("elsewhere"));
+  EXPECT_THAT(Open(), Fails(kContradiction, {"consolidated.safetensors.index.json", "consolidated-00002-of-000002"}));
+  std::filesystem::remove(folder_.File("consolidated.safetensors.index.json"));
+  EXPECT_THAT(Open(), Fails(kContradiction, {"one of each number", "found 1 (consolidated-00001-of-000002"}));
+}
+
+TEST_F(CheckpointTest, SeveralWeightsWithoutAnIndexThatChoosesAreRefused) {
+  checkpoint_.Write(folder_.path());
+  const std::string bytes = ReadFile(folder_.File("model.safetensors"));
+  WriteFile(folder_.File("consolidated.safetensors"), bytes);
+  EXPECT_THAT(Open(), Fails(kContradiction, {"model.safetensors and consolidated.safetensors", "expected one"}));
+  std::filesystem::remove(folder_.File("model.safetensors"));
+  checkpoint_.WriteSharded(folder_.path(), 2);
+  EXPECT_THAT(Open(), IsOk()) << "the index chooses";
+  WriteFile(folder_.File("consolidated.safetensors.index.json"), "{}");
+  EXPECT_THAT(Open(), Fails(kContradiction, {"model.safetensors.index.json and consolidated.safetensors.index.json"}));
+}
+
+TEST_F(CheckpointTest, HfQuantConfigSaysWhatConfigDoesNot) {
+  WriteFile(folder_.File("hf_quant_config.json"), R"({"quantization": {"quant_algo": "NVFP4", "group_size": 16}})");
+  EXPECT_THAT(WriteAndOpen(), IsOk());
+  WriteFile(folder_.File("hf_quant_config.json"), R"({"quantization": {"quant_algo": "INT4_AWQ"}})");
+  EXPECT_THAT(WriteAndOpen(), Fails(kUnsupported, {"hf_quant_config.json", "quant_algo \"INT4_AWQ\""}));
+}
+
 // ---- companions
 
 TEST_F(CheckpointTest, Fp8WeightWithoutScale) {
   checkpoint_.MakeFp8(kQA);
   checkpoint_.Take(std::string(kQA) + "_scale_inv");
   EXPECT_THAT(WriteAndOpen(), Fails(kContradiction, {kQA, "FP8 weight without scale", "q_a_proj.weight_scale_inv"}));
+}
+
+TEST_F(CheckpointTest, Fp8WeightWithTwoScales) {
+  checkpoint_.MakeFp8(kQA);
   checkpoint_.tensors[std::string(kQA) + "_scale"] = F32Tensor({1}, {1});
-  EXPECT_THAT(WriteAndOpen(), Fails(kContradiction, {"FP8 weight without scale", "found", "weight_scale, which"}));
+  EXPECT_THAT(WriteAndOpen(),
+              Fails(kContradiction, {"expected one scale", "q_a_proj.weight_scale_inv and", "q_a_proj.weight_scale"}));
 }
 
 TEST_F(CheckpointTest, ScaleWithoutFp8Weight) {
@@ -297,11 +349,10 @@ TEST_F(CheckpointTest, Fp8ScaleOfTheWrongShapeOrDtype) {
   TestTensor& scale = checkpoint_.at(std::string(kQA) + "_scale_inv");
   const TestTensor good = scale;
   scale = F32Tensor({1, 2}, {1, 1});
-  EXPECT_THAT(WriteAndOpen(), Fails(kContradiction, {"weight_scale_inv", "expected shape [1, 1], found [1, 2]"}));
-  scale = F32Tensor({1}, {1});
-  EXPECT_THAT(WriteAndOpen(), Fails(kContradiction, {"weight_scale_inv", "expected shape [1, 1], found [1]"}));
-  scale = Bf16Tensor({1, 1}, {1});
-  EXPECT_THAT(WriteAndOpen(), Fails(kContradiction, {"weight_scale_inv", "dtype F32, found BF16"}));
+  EXPECT_THAT(WriteAndOpen(), Fails(kContradiction, {"weight_scale_inv", "expected shape [1, 1]", "found [1, 2]"}));
+  scale = {Dtype::kI32, {1, 1}, std::string(4, '\1')};
+  EXPECT_THAT(WriteAndOpen(),
+              Fails(kContradiction, {"weight_scale_inv", "dtype F32, BF16, F16 or F8_E8M0, found I32"}));
   scale = good;
   EXPECT_THAT(WriteAndOpen(), IsOk());
 }
@@ -311,24 +362,26 @@ TEST_F(CheckpointTest, PackedInt4WithoutOrWithWrongCompanions) {
   const std::string stem = "model.layers.1.mlp.experts.2.gate_proj";
   const TestTensors good = checkpoint_.tensors;
   checkpoint_.Take(stem + ".weight_scale");
-  EXPECT_THAT(WriteAndOpen(), Fails(kContradiction, {stem + ".weight_packed", "without", stem + ".weight_scale"}));
+  EXPECT_THAT(WriteAndOpen(),
+              Fails(kContradiction, {stem + ".weight_packed", "expected " + stem + ".weight_scale", "none"}));
   checkpoint_.tensors = good;
   checkpoint_.Take(stem + ".weight_shape");
-  EXPECT_THAT(WriteAndOpen(), Fails(kContradiction, {stem + ".weight_packed", "without", stem + ".weight_shape"}));
+  EXPECT_THAT(WriteAndOpen(),
+              Fails(kContradiction, {stem + ".weight_packed", "expected " + stem + ".weight_shape", "none"}));
   checkpoint_.tensors = good;
   checkpoint_.at(stem + ".weight_scale").shape = {80, 1};
   EXPECT_THAT(WriteAndOpen(), Fails(kContradiction, {stem + ".weight_scale", "found [80, 1]"}));
   checkpoint_.tensors = good;
   checkpoint_.at(stem + ".weight_packed").shape = {8, 40};
   EXPECT_THAT(WriteAndOpen(),
-              Fails(kContradiction, {stem + ".weight_packed", "expected shape [40, 8], found [8, 40]"}));
+              Fails(kContradiction, {stem + ".weight_packed", "expected shape [40, 8]", "found [8, 40]"}));
   checkpoint_.tensors = good;
   checkpoint_.at(stem + ".weight_packed").dtype = Dtype::kF32;
-  EXPECT_THAT(WriteAndOpen(), Fails(kContradiction, {stem + ".weight_packed", "I32, found F32"}));
+  EXPECT_THAT(WriteAndOpen(), Fails(kUnsupported, {stem + ".weight_packed", "I32", "found F32"}));
   checkpoint_.tensors = good;
   for (const char* companion : {".weight_zero_point", ".weight_g_idx"}) {
     checkpoint_.tensors[stem + companion] = {Dtype::kI32, {1}, std::string(4, '\0')};
-    EXPECT_THAT(WriteAndOpen(), Fails(kUnsupported, {stem + companion, "symmetric"}));
+    EXPECT_THAT(WriteAndOpen(), Fails(kContradiction, {stem + companion, "expected shape", "found [1]"}));
     checkpoint_.Take(stem + companion);
   }
 }

@@ -234,7 +234,8 @@ TEST(PublishedConfigs, V3FieldsArriveUnchanged) {
   EXPECT_EQ(arch.rope().yarn().factor(), 40);
   EXPECT_EQ(arch.rope().yarn().beta_fast(), 32);
   EXPECT_EQ(arch.rope().yarn().mscale_all_dim(), 1.0);
-  EXPECT_EQ(parsed->quantization.block_rows, 128);
+  ASSERT_EQ(parsed->quantization.fp8_scales.size(), 1u);
+  EXPECT_EQ(parsed->quantization.fp8_scales[0].block_rows, 128);
   EXPECT_FALSE(parsed->quantization.power_of_two_scales);
 }
 
@@ -506,10 +507,10 @@ const json kInt4Weights = {{"num_bits", 4},       {"type", "int"},    {"symmetri
 TEST(Quantization, PackedInt4IsRead) {
   const auto parsed = Parse(Int4Config(kInt4Weights));
   ASSERT_THAT(parsed, IsOk());
-  EXPECT_THAT(parsed->quantization.int4_groups, testing::ElementsAre(32));
+  EXPECT_THAT(parsed->quantization.int_groups, testing::ElementsAre(32));
   const auto channel = Parse(Int4Config(With(kInt4Weights, {{"strategy", "channel"}, {"group_size", nullptr}})));
   ASSERT_THAT(channel, IsOk());
-  EXPECT_THAT(channel->quantization.int4_groups, testing::ElementsAre(0));
+  EXPECT_THAT(channel->quantization.int_groups, testing::ElementsAre(0));
 }
 
 TEST(Quantization, Ue8m0AndOtherBlockSizesAreRead) {
@@ -519,31 +520,105 @@ TEST(Quantization, Ue8m0AndOtherBlockSizesAreRead) {
   const auto parsed = Parse(config);
   ASSERT_THAT(parsed, IsOk());
   EXPECT_TRUE(parsed->quantization.power_of_two_scales);
-  EXPECT_EQ(parsed->quantization.block_rows, 64);
-  EXPECT_EQ(parsed->quantization.block_cols, 256);
+  ASSERT_EQ(parsed->quantization.fp8_scales.size(), 1u);
+  EXPECT_EQ(parsed->quantization.fp8_scales[0].block_rows, 64);
+  EXPECT_EQ(parsed->quantization.fp8_scales[0].block_cols, 256);
+}
+
+json Quantized(const json& section) { return With(V3(), {{"quantization_config", section}}); }
+
+const json kGptq = {{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 128}, {"desc_act", false}};
+const json kAwq = {{"quant_method", "awq"}, {"bits", 4}, {"group_size", 64}, {"version", "gemm"}, {"zero_point", true}};
+const json kNvfp4 = {{"quant_method", "modelopt"}, {"quant_algo", "NVFP4"}, {"group_size", 16}};
+
+TEST(Quantization, GptqAndAwqAreRead) {
+  const auto gptq = Parse(Quantized(kGptq));
+  ASSERT_THAT(gptq, IsOk());
+  EXPECT_EQ(gptq->quantization.method, QuantMethod::kGptq);
+  EXPECT_THAT(gptq->quantization.int_bits, testing::ElementsAre(4));
+  EXPECT_THAT(gptq->quantization.int_groups, testing::ElementsAre(128));
+  EXPECT_FALSE(gptq->quantization.gptq_v2) << "the first format is the default";
+  const auto v2 = Parse(
+      Quantized(With(kGptq, {{"checkpoint_format", "gptq_v2"}, {"bits", 8}, {"group_size", -1}, {"desc_act", true}})));
+  ASSERT_THAT(v2, IsOk());
+  EXPECT_TRUE(v2->quantization.gptq_v2);
+  EXPECT_TRUE(v2->quantization.act_order);
+  EXPECT_THAT(v2->quantization.int_bits, testing::ElementsAre(8));
+  EXPECT_THAT(v2->quantization.int_groups, testing::ElementsAre(0)) << "-1 is one group";
+  const auto awq = Parse(Quantized(kAwq));
+  ASSERT_THAT(awq, IsOk());
+  EXPECT_EQ(awq->quantization.method, QuantMethod::kAwq);
+  EXPECT_THAT(awq->quantization.int_groups, testing::ElementsAre(64));
+}
+
+TEST(Quantization, CompressedTensorsOfEveryStrategyIsRead) {
+  const json float8 = {{"num_bits", 8}, {"type", "float"}, {"strategy", "channel"}};
+  const auto channel = Parse(Int4Config(float8, "float-quantized"));
+  ASSERT_THAT(channel, IsOk());
+  ASSERT_EQ(channel->quantization.fp8_scales.size(), 1u);
+  EXPECT_EQ(channel->quantization.fp8_scales[0].block_rows, 1);
+  EXPECT_EQ(channel->quantization.fp8_scales[0].block_cols, 0);
+  const auto block =
+      Parse(Int4Config(With(float8, {{"strategy", "block"}, {"block_structure", {64, 128}}}), "float-quantized"));
+  ASSERT_THAT(block, IsOk());
+  EXPECT_EQ(block->quantization.fp8_scales[0].block_rows, 64);
+  const auto int8 = Parse(Int4Config(With(kInt4Weights, {{"num_bits", 8}, {"symmetric", false}})));
+  ASSERT_THAT(int8, IsOk());
+  EXPECT_THAT(int8->quantization.int_bits, testing::ElementsAre(8));
+  EXPECT_TRUE(int8->quantization.asymmetric);
+  EXPECT_THAT(Parse(Int4Config({{"num_bits", 4}, {"type", "float"}, {"group_size", 16}}, "nvfp4-pack-quantized")),
+              IsOk());
+  EXPECT_THAT(Parse(Int4Config({{"num_bits", 4}, {"type", "float"}, {"group_size", 32}}, "mxfp4-pack-quantized")),
+              IsOk());
+  EXPECT_THAT(Parse(Int4Config(With(kInt4Weights, {{"actorder", "group"}}))), IsOk());
+}
+
+TEST(Quantization, ModeloptAndMistralAreRead) {
+  ASSERT_THAT(Parse(Quantized(kNvfp4)), IsOk());
+  const auto hf = ParseHfQuantConfig(R"({"producer": {"name": "modelopt"},
+      "quantization": {"quant_algo": "NVFP4", "group_size": 16, "kv_cache_quant_algo": "FP8"}})",
+                                     "q");
+  ASSERT_THAT(hf, IsOk());
+  EXPECT_EQ(hf->method, QuantMethod::kModelopt);
+  EXPECT_THAT(ParseHfQuantConfig(R"({"quantization": {"quant_algo": "W4A8_AWQ"}})", "q"),
+              Fails(kUnsupported, {"q: quantization", "quant_algo", "W4A8_AWQ"}));
+  EXPECT_THAT(ParseHfQuantConfig("[]", "q"), Fails(kCorrupt, {"q: expected an object"}));
+  const auto mistral = Parse(With(Without(V3(), "quantization_config"),
+                                  {{"quantization", {{"qformat_weight", "fp8_e4m3"}, {"qscheme_act", "TENSOR"}}}}));
+  ASSERT_THAT(mistral, IsOk());
+  EXPECT_EQ(mistral->quantization.method, QuantMethod::kMistral);
 }
 
 TEST(Quantization, UnknownMethodsFormatsAndStrategiesAreRefusedByName) {
-  for (const char* method : {"gptq", "awq", "bitsandbytes", "modelopt", "mxfp4"}) {
+  for (const char* method : {"bitsandbytes", "quark", "mxfp4"}) {
     EXPECT_THAT(Parse(With(V3(), {{"quantization_config", {{"quant_method", method}}}})),
                 Fails(kUnsupported, {"quantization_config", "quant_method", method, "compressed-tensors"}));
   }
-  for (const char* format : {"marlin-24", "nvfp4-pack-quantized", "float-quantized", "mixed-precision"}) {
+  for (const char* format : {"marlin-24", "int-quantized", "mxfp8-quantized"}) {
     EXPECT_THAT(Parse(Int4Config(kInt4Weights, format)), Fails(kUnsupported, {"format", format, "pack-quantized"}));
   }
   EXPECT_THAT(Parse(Int4Config(With(kInt4Weights, {{"strategy", "tensor"}}))),
               Fails(kUnsupported, {"group_0: weights", "strategy \"tensor\""}));
-  EXPECT_THAT(Parse(Int4Config(With(kInt4Weights, {{"num_bits", 8}}))), Fails(kUnsupported, {"num_bits 8"}));
-  EXPECT_THAT(Parse(Int4Config(With(kInt4Weights, {{"symmetric", false}}))), Fails(kUnsupported, {"symmetric false"}));
+  EXPECT_THAT(Parse(Int4Config(With(kInt4Weights, {{"num_bits", 3}}))), Fails(kUnsupported, {"num_bits 3"}));
   EXPECT_THAT(Parse(Int4Config(With(kInt4Weights, {{"type", "float"}}))), Fails(kUnsupported, {"type \"float\""}));
-  EXPECT_THAT(Parse(Int4Config(With(kInt4Weights, {{"actorder", "group"}}))), Fails(kUnsupported, {"actorder"}));
+  EXPECT_THAT(Parse(Int4Config(With(kInt4Weights, {{"actorder", "column"}}))), Fails(kUnsupported, {"actorder"}));
   EXPECT_THAT(Parse(Int4Config(With(kInt4Weights, {{"group_size", 0}}))), Fails(kCorrupt, {"group_size"}));
+  EXPECT_THAT(Parse(Int4Config({{"num_bits", 4}, {"group_size", 32}}, "nvfp4-pack-quantized")),
+              Fails(kUnsupported, {"group_size 32", "16"}));
+  EXPECT_THAT(Parse(Quantized(With(kGptq, {{"bits", 3}}))), Fails(kUnsupported, {"bits 3"}));
+  EXPECT_THAT(Parse(Quantized(With(kGptq, {{"checkpoint_format", "marlin"}}))),
+              Fails(kUnsupported, {"checkpoint_format \"marlin\""}));
+  EXPECT_THAT(Parse(Quantized(With(kGptq, {{"dynamic", {{"+:.*", {{"bits", 8}}}}}}))),
+              Fails(kUnsupported, {"dynamic"}));
+  EXPECT_THAT(Parse(Quantized(Without(kGptq, "bits"))), Fails(kCorrupt, {"bits"}));
+  EXPECT_THAT(Parse(Quantized(With(kAwq, {{"version", "gemv"}}))), Fails(kUnsupported, {"version \"gemv\""}));
+  EXPECT_THAT(Parse(Quantized(With(kAwq, {{"zero_point", false}}))), Fails(kUnsupported, {"zero_point false"}));
+  EXPECT_THAT(Parse(Quantized(With(kNvfp4, {{"group_size", 32}}))), Fails(kUnsupported, {"group_size 32"}));
+  EXPECT_THAT(Parse(Quantized(With(kNvfp4, {{"quant_algo", "INT4_AWQ"}}))), Fails(kUnsupported, {"INT4_AWQ"}));
   json fp8 = V3();
   fp8["quantization_config"]["fmt"] = "e5m2";
   EXPECT_THAT(Parse(fp8), Fails(kUnsupported, {"fmt \"e5m2\"", "e4m3"}));
   fp8 = V3();
-  fp8["quantization_config"]["weight_block_size"] = nullptr;
-  EXPECT_THAT(Parse(fp8), Fails(kUnsupported, {"weight_block_size null"}));
   fp8["quantization_config"]["weight_block_size"] = {128, 0};
   EXPECT_THAT(Parse(fp8), Fails(kCorrupt, {"weight_block_size", "[128,0]"}));
   fp8 = V3();
