@@ -113,8 +113,8 @@ class Checkpoint : public TensorSource {
     std::vector<SourceRange> ranges;
     for (const StoredRange& range : bound_.tensors[*index]->Ranges(row_begin, row_end)) {
       const SafetensorsFile& file = *range.tensor.file;
-      ranges.push_back({FileNameOf(file.path()), file.FileOffset(*range.tensor.entry, range.begin),
-                        range.end - range.begin});
+      ranges.push_back(
+          {FileNameOf(file.path()), file.FileOffset(*range.tensor.entry, range.begin), range.end - range.begin});
     }
     return ranges;
   }

@@ -55,7 +55,8 @@ absl::Status CheckFloat(const FoundTensor& found) {
                           ": expected dtype BF16, F16 or F32, found ", InfoOf(found.entry->dtype).name);
 }
 
-absl::StatusOr<std::vector<uint8_t>> ReadElements(const FoundTensor& found, uint64_t begin, uint64_t count, Xxh3Stream* source_bytes) {
+absl::StatusOr<std::vector<uint8_t>> ReadElements(const FoundTensor& found, uint64_t begin, uint64_t count,
+                                                  Xxh3Stream* source_bytes) {
   const uint64_t element = ElementBytes(found.entry->dtype);
   std::vector<uint8_t> bytes(count * element);
   KOMPAKT_RETURN_IF_ERROR(found.file->Read(*found.entry, begin * element, absl::MakeSpan(bytes)));

@@ -33,7 +33,8 @@ absl::Status CheckShape(const FoundTensor& found, absl::Span<const int64_t> expe
 // kUnimplemented: another floating-point or integer type than the form is written in.
 absl::Status CheckFloat(const FoundTensor& found);
 
-// Elements [begin, begin + count) of a stored tensor as bytes. Here and below `source_bytes` (may be null) gets them too.
+// Elements [begin, begin + count) of a stored tensor as bytes. Here and below `source_bytes` (may be null) gets them
+// too.
 absl::StatusOr<std::vector<uint8_t>> ReadElements(const FoundTensor& found, uint64_t begin, uint64_t count,
                                                   Xxh3Stream* source_bytes);
 

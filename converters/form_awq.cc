@@ -27,10 +27,12 @@ class AwqTensor : public TransposedIntTensor {
     return absl::StrCat("AWQ 4-bit, ", InfoOf(scales().entry->dtype).name, " scale per ", grid().group);
   }
 
-  absl::StatusOr<std::vector<uint8_t>> ReadCodes(int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) const override {
+  absl::StatusOr<std::vector<uint8_t>> ReadCodes(int64_t row_begin, int64_t row_end,
+                                                 Xxh3Stream* source_bytes) const override {
     const int64_t first_word = row_begin / kPerWord;
     const int64_t words = CeilDiv(row_end, kPerWord) - first_word;
-    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> slice, ReadColumns(parts().codes, first_word, words, source_bytes));
+    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> slice,
+                             ReadColumns(parts().codes, first_word, words, source_bytes));
     std::vector<uint32_t> by_word(static_cast<size_t>(words * cols()));
     TransposeWords(reinterpret_cast<const uint32_t*>(slice.data()), cols(), words, by_word.data());
     std::vector<uint8_t> codes(static_cast<size_t>((row_end - row_begin) * cols()));

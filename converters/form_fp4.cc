@@ -25,7 +25,8 @@ absl::StatusOr<MatrixShape> Fp4Shape(const ModuleRequest& request, const FoundTe
   return shape;
 }
 
-absl::StatusOr<std::vector<uint8_t>> ReadFp4Codes(const FoundTensor& codes, int64_t cols, int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) {
+absl::StatusOr<std::vector<uint8_t>> ReadFp4Codes(const FoundTensor& codes, int64_t cols, int64_t row_begin,
+                                                  int64_t row_end, Xxh3Stream* source_bytes) {
   const auto row_bytes = static_cast<uint64_t>(cols / 2);
   KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> packed,
                            ReadElements(codes, static_cast<uint64_t>(row_begin) * row_bytes,

@@ -12,7 +12,8 @@ namespace kompakt {
 absl::StatusOr<MatrixShape> Fp4Shape(const ModuleRequest& request, const FoundTensor& codes, int64_t group);
 
 // One code per byte: [row_end - row_begin, cols].
-absl::StatusOr<std::vector<uint8_t>> ReadFp4Codes(const FoundTensor& codes, int64_t cols, int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes);
+absl::StatusOr<std::vector<uint8_t>> ReadFp4Codes(const FoundTensor& codes, int64_t cols, int64_t row_begin,
+                                                  int64_t row_end, Xxh3Stream* source_bytes);
 
 // The companion with `suffix`, or kFailedPrecondition naming it.
 absl::StatusOr<FoundTensor> NeedCompanion(const ModuleRequest& request, const FoundTensor& elements,

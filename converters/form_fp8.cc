@@ -63,7 +63,8 @@ class Fp8Tensor : public StoredTensor {
     return out;
   }
 
-  absl::Status ReadF32(int64_t row_begin, int64_t row_end, absl::Span<float> out, Xxh3Stream* source_bytes) const override {
+  absl::Status ReadF32(int64_t row_begin, int64_t row_end, absl::Span<float> out,
+                       Xxh3Stream* source_bytes) const override {
     KOMPAKT_ASSIGN_OR_RETURN(const Rows read, Read(row_begin, row_end, source_bytes));
     const DecodeLanes& lanes = BestDecodeLanes();
     const uint8_t* codes = read.codes.data();

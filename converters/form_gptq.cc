@@ -34,7 +34,8 @@ class GptqTensor : public TransposedIntTensor {
   }
 
   // A word holds consecutive columns of one row, so transposing words gives the rows of packed codes.
-  absl::StatusOr<std::vector<uint8_t>> ReadCodes(int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) const override {
+  absl::StatusOr<std::vector<uint8_t>> ReadCodes(int64_t row_begin, int64_t row_end,
+                                                 Xxh3Stream* source_bytes) const override {
     const int64_t n = row_end - row_begin;
     const int64_t words = cols() * grid().bits / 32;
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> slice, ReadColumns(parts().codes, row_begin, n, source_bytes));

@@ -51,8 +51,10 @@ class Mxfp4Tensor : public StoredTensor {
     return out;
   }
 
-  absl::Status ReadF32(int64_t row_begin, int64_t row_end, absl::Span<float> out, Xxh3Stream* source_bytes) const override {
-    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> codes, ReadFp4Codes(codes_, cols(), row_begin, row_end, source_bytes));
+  absl::Status ReadF32(int64_t row_begin, int64_t row_end, absl::Span<float> out,
+                       Xxh3Stream* source_bytes) const override {
+    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> codes,
+                             ReadFp4Codes(codes_, cols(), row_begin, row_end, source_bytes));
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> exponents, ReadExponents(row_begin, row_end, source_bytes));
     std::vector<float> scales(exponents.size());
     std::transform(exponents.begin(), exponents.end(), scales.begin(), E8m0ToF32);
@@ -70,11 +72,13 @@ class Mxfp4Tensor : public StoredTensor {
   }
 
  private:
-  absl::StatusOr<std::vector<uint8_t>> ReadExponents(int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) const {
+  absl::StatusOr<std::vector<uint8_t>> ReadExponents(int64_t row_begin, int64_t row_end,
+                                                     Xxh3Stream* source_bytes) const {
     const int64_t groups = cols() / kGroup;
     const auto first = static_cast<uint64_t>(row_begin * groups);
-    KOMPAKT_ASSIGN_OR_RETURN(std::vector<uint8_t> exponents,
-                             ReadElements(exponents_, first, static_cast<uint64_t>((row_end - row_begin) * groups), source_bytes));
+    KOMPAKT_ASSIGN_OR_RETURN(
+        std::vector<uint8_t> exponents,
+        ReadElements(exponents_, first, static_cast<uint64_t>((row_end - row_begin) * groups), source_bytes));
     const auto bad = std::find_if(exponents.begin(), exponents.end(),
                                   [](uint8_t exponent) { return exponent > kMxfp4LargestExponent; });
     if (bad == exponents.end()) return exponents;

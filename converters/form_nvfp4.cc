@@ -63,8 +63,10 @@ class Nvfp4Tensor : public StoredTensor {
     return out;
   }
 
-  absl::Status ReadF32(int64_t row_begin, int64_t row_end, absl::Span<float> out, Xxh3Stream* source_bytes) const override {
-    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> codes, ReadFp4Codes(codes_, cols(), row_begin, row_end, source_bytes));
+  absl::Status ReadF32(int64_t row_begin, int64_t row_end, absl::Span<float> out,
+                       Xxh3Stream* source_bytes) const override {
+    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> codes,
+                             ReadFp4Codes(codes_, cols(), row_begin, row_end, source_bytes));
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes, ReadGroupScales(row_begin, row_end, source_bytes));
     KOMPAKT_ASSIGN_OR_RETURN(const Side side, ReadSide(source_bytes));
     std::vector<float> scales(bytes.size());
@@ -105,11 +107,13 @@ class Nvfp4Tensor : public StoredTensor {
     return Side{.divisor = scale[0]};
   }
 
-  absl::StatusOr<std::vector<uint8_t>> ReadGroupScales(int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) const {
+  absl::StatusOr<std::vector<uint8_t>> ReadGroupScales(int64_t row_begin, int64_t row_end,
+                                                       Xxh3Stream* source_bytes) const {
     const int64_t groups = cols() / kNvfp4Group;
     const auto first = static_cast<uint64_t>(row_begin * groups);
-    KOMPAKT_ASSIGN_OR_RETURN(std::vector<uint8_t> scales,
-                             ReadElements(scales_, first, static_cast<uint64_t>((row_end - row_begin) * groups), source_bytes));
+    KOMPAKT_ASSIGN_OR_RETURN(
+        std::vector<uint8_t> scales,
+        ReadElements(scales_, first, static_cast<uint64_t>((row_end - row_begin) * groups), source_bytes));
     for (size_t i = 0; i < scales.size(); ++i) {
       if (scales[i] < 0x7f) continue;
       return ElementError(

@@ -54,7 +54,8 @@ class PackQuantizedTensor : public GroupedIntTensor {
   }
   bool HasZeros() const override { return static_cast<bool>(parts_.zeros); }
 
-  absl::StatusOr<std::vector<uint8_t>> ReadCodes(int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) const override {
+  absl::StatusOr<std::vector<uint8_t>> ReadCodes(int64_t row_begin, int64_t row_end,
+                                                 Xxh3Stream* source_bytes) const override {
     // Once per pass over the tensor is enough.
     if (row_begin == 0) KOMPAKT_RETURN_IF_ERROR(CheckWeightShape());
     const auto words = static_cast<uint64_t>(Words());
@@ -64,12 +65,15 @@ class PackQuantizedTensor : public GroupedIntTensor {
     return UnpackWordRows(packed.data(), row_end - row_begin, Words(), cols(), grid().bits);
   }
 
-  absl::StatusOr<std::vector<float>> ReadGroupScales(int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) const override {
+  absl::StatusOr<std::vector<float>> ReadGroupScales(int64_t row_begin, int64_t row_end,
+                                                     Xxh3Stream* source_bytes) const override {
     return ReadScales(scales(), static_cast<uint64_t>(row_begin * grid().groups),
-                      static_cast<uint64_t>((row_end - row_begin) * grid().groups), {.largest_code = LargestCode()}, source_bytes);
+                      static_cast<uint64_t>((row_end - row_begin) * grid().groups), {.largest_code = LargestCode()},
+                      source_bytes);
   }
 
-  absl::StatusOr<std::vector<float>> ReadZeros(int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) const override {
+  absl::StatusOr<std::vector<float>> ReadZeros(int64_t row_begin, int64_t row_end,
+                                               Xxh3Stream* source_bytes) const override {
     const int64_t per_word = 32 / grid().bits;
     const int64_t first_word = row_begin / per_word;
     const int64_t words = CeilDiv(row_end, per_word) - first_word;

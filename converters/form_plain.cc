@@ -45,7 +45,8 @@ class PlainTensor : public StoredTensor {
     return out;
   }
 
-  absl::Status ReadF32(int64_t row_begin, int64_t row_end, absl::Span<float> out, Xxh3Stream* source_bytes) const override {
+  absl::Status ReadF32(int64_t row_begin, int64_t row_end, absl::Span<float> out,
+                       Xxh3Stream* source_bytes) const override {
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes, Read(row_begin, row_end, source_bytes));
     const auto n = static_cast<int64_t>(out.size());
     if (dtype() == Dtype::kF32) {

@@ -19,7 +19,8 @@ constexpr int64_t kRowsLookedAt = 128;
 absl::StatusOr<std::vector<int32_t>> GroupedIntTensor::ReadIndex(Xxh3Stream* source_bytes) const {
   std::vector<int32_t> index;
   if (!index_) return index;
-  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes, ReadElements(index_, 0, static_cast<uint64_t>(cols()), source_bytes));
+  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes,
+                           ReadElements(index_, 0, static_cast<uint64_t>(cols()), source_bytes));
   index.resize(static_cast<size_t>(cols()));
   std::memcpy(index.data(), bytes.data(), bytes.size());
   // compressed-tensors writes -1 throughout where no order was chosen.
@@ -73,7 +74,8 @@ absl::StatusOr<StoredForm> GroupedIntTensor::Form() const {
   return form;
 }
 
-absl::StatusOr<StoredRows> GroupedIntTensor::ReadStored(int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) const {
+absl::StatusOr<StoredRows> GroupedIntTensor::ReadStored(int64_t row_begin, int64_t row_end,
+                                                        Xxh3Stream* source_bytes) const {
   KOMPAKT_ASSIGN_OR_RETURN(const bool exact, FitsInt4G32());
   if (!exact) return DecodedRows(row_begin, row_end, source_bytes);
   StoredRows out;
@@ -97,7 +99,8 @@ absl::StatusOr<StoredRows> GroupedIntTensor::ReadStored(int64_t row_begin, int64
   return out;
 }
 
-absl::Status GroupedIntTensor::ReadF32(int64_t row_begin, int64_t row_end, absl::Span<float> out, Xxh3Stream* source_bytes) const {
+absl::Status GroupedIntTensor::ReadF32(int64_t row_begin, int64_t row_end, absl::Span<float> out,
+                                       Xxh3Stream* source_bytes) const {
   KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> codes, ReadCodes(row_begin, row_end, source_bytes));
   KOMPAKT_ASSIGN_OR_RETURN(const std::vector<float> scales, ReadGroupScales(row_begin, row_end, source_bytes));
   std::vector<float> zeros(scales.size(), MiddleCode());

@@ -26,7 +26,8 @@ class GroupedIntTensor : public StoredTensor {
 
   absl::StatusOr<StoredForm> Form() const override;
   absl::StatusOr<StoredRows> ReadStored(int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) const override;
-  absl::Status ReadF32(int64_t row_begin, int64_t row_end, absl::Span<float> out, Xxh3Stream* source_bytes) const override;
+  absl::Status ReadF32(int64_t row_begin, int64_t row_end, absl::Span<float> out,
+                       Xxh3Stream* source_bytes) const override;
 
  protected:
   const IntGrid& grid() const { return grid_; }
@@ -36,9 +37,12 @@ class GroupedIntTensor : public StoredTensor {
   virtual uint64_t StoredBytes() const = 0;  // of all its tensors
   virtual bool HasZeros() const = 0;         // false: every zero point is the middle of the codes
   // All three for rows [row_begin, row_end): codes one per byte [rows, cols]; scales and zeros [rows, groups], checked.
-  virtual absl::StatusOr<std::vector<uint8_t>> ReadCodes(int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) const = 0;
-  virtual absl::StatusOr<std::vector<float>> ReadGroupScales(int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) const = 0;
-  virtual absl::StatusOr<std::vector<float>> ReadZeros(int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) const = 0;
+  virtual absl::StatusOr<std::vector<uint8_t>> ReadCodes(int64_t row_begin, int64_t row_end,
+                                                         Xxh3Stream* source_bytes) const = 0;
+  virtual absl::StatusOr<std::vector<float>> ReadGroupScales(int64_t row_begin, int64_t row_end,
+                                                             Xxh3Stream* source_bytes) const = 0;
+  virtual absl::StatusOr<std::vector<float>> ReadZeros(int64_t row_begin, int64_t row_end,
+                                                       Xxh3Stream* source_bytes) const = 0;
 
   float MiddleCode() const { return grid_.bits == 4 ? 8.0f : 128.0f; }
   // Scale limits keep code - zero times scale finite.

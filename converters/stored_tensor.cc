@@ -6,11 +6,13 @@
 
 namespace kompakt {
 
-absl::StatusOr<StoredRows> StoredTensor::ReadStored(int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) const {
+absl::StatusOr<StoredRows> StoredTensor::ReadStored(int64_t row_begin, int64_t row_end,
+                                                    Xxh3Stream* source_bytes) const {
   return DecodedRows(row_begin, row_end, source_bytes);
 }
 
-absl::StatusOr<StoredRows> StoredTensor::DecodedRows(int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) const {
+absl::StatusOr<StoredRows> StoredTensor::DecodedRows(int64_t row_begin, int64_t row_end,
+                                                     Xxh3Stream* source_bytes) const {
   StoredRows rows;
   rows.format = FormatId::kF32;
   rows.rows = row_end - row_begin;

@@ -29,7 +29,8 @@ std::vector<std::string> TransposedIntTensor::Observations() const {
                        largest + 1, " in the first checkpoint_format gptq; some programs read it as 0")};
 }
 
-absl::StatusOr<std::vector<float>> TransposedIntTensor::ReadGroupScales(int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) const {
+absl::StatusOr<std::vector<float>> TransposedIntTensor::ReadGroupScales(int64_t row_begin, int64_t row_end,
+                                                                        Xxh3Stream* source_bytes) const {
   const int64_t n = row_end - row_begin;
   KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes, ReadColumns(parts_.scales, row_begin, n, source_bytes));
   std::vector<float> scales(static_cast<size_t>(n * grid().groups));
@@ -45,11 +46,13 @@ absl::StatusOr<std::vector<float>> TransposedIntTensor::ReadGroupScales(int64_t 
   return scales;
 }
 
-absl::StatusOr<std::vector<float>> TransposedIntTensor::ReadZeros(int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) const {
+absl::StatusOr<std::vector<float>> TransposedIntTensor::ReadZeros(int64_t row_begin, int64_t row_end,
+                                                                  Xxh3Stream* source_bytes) const {
   const int64_t per_word = 32 / grid().bits;
   const int64_t first_word = row_begin / per_word;
   const int64_t words = CeilDiv(row_end, per_word) - first_word;
-  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes, ReadColumns(parts_.zeros, first_word, words, source_bytes));
+  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes,
+                           ReadColumns(parts_.zeros, first_word, words, source_bytes));
   std::vector<float> zeros(static_cast<size_t>((row_end - row_begin) * grid().groups));
   const uint32_t mask = (1u << grid().bits) - 1;
   bool overflows = false;

@@ -31,8 +31,10 @@ class TransposedIntTensor : public GroupedIntTensor {
   const Parts& parts() const { return parts_; }
   uint64_t StoredBytes() const override;
   bool HasZeros() const override { return true; }
-  absl::StatusOr<std::vector<float>> ReadGroupScales(int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) const override;
-  absl::StatusOr<std::vector<float>> ReadZeros(int64_t row_begin, int64_t row_end, Xxh3Stream* source_bytes) const override;
+  absl::StatusOr<std::vector<float>> ReadGroupScales(int64_t row_begin, int64_t row_end,
+                                                     Xxh3Stream* source_bytes) const override;
+  absl::StatusOr<std::vector<float>> ReadZeros(int64_t row_begin, int64_t row_end,
+                                               Xxh3Stream* source_bytes) const override;
 
  private:
   Parts parts_;

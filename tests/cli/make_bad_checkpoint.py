@@ -258,7 +258,7 @@ def scale_without_weight(c):
 
 def scale_of_other_dtype(c):
     tensor = c[O_PROJ + "_scale_inv"]
-    tensor[0], tensor[2] = "BF16", tensor[2][: len(tensor[2]) // 2]
+    tensor[0] = "I32"
 
 
 def scale_no_power_of_two(c):

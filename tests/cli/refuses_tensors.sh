@@ -28,7 +28,7 @@ refuses nan_scale "${expert}_scale_inv" '[Nn]a[Nn]'
 refuses_early missing_scale "${expert}_scale_inv"
 refuses_early wrong_scale_shape "${o_proj}_scale_inv" '2, ?2' '\[4\]'
 refuses_early scale_without_weight 'model\.norm\.weight_scale_inv'
-refuses_early scale_of_other_dtype "${o_proj}_scale_inv" 'BF16'
+refuses_early scale_of_other_dtype "${o_proj}_scale_inv" 'F8_E8M0' 'I32'
 refuses scale_no_power_of_two "${expert}_scale_inv" '0\.75' 'power'
 
 int4='model\.layers\.1\.mlp\.experts\.2\.down_proj\.weight'

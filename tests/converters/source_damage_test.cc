@@ -346,7 +346,8 @@ TEST(ReadColumns, GivesTheSliceWhateverTheGapsAre) {
     const auto shards = ShardSet::OpenFile(folder.File("m.safetensors"));
     ASSERT_THAT(shards, IsOk());
     for (const auto& [begin, count] : std::vector<std::pair<uint64_t, uint64_t>>{{0, cols}, {1, 3}, {cols - 2, 2}}) {
-      const auto bytes = ReadColumns(shards->Find("t"), static_cast<int64_t>(begin), static_cast<int64_t>(count), nullptr);
+      const auto bytes =
+          ReadColumns(shards->Find("t"), static_cast<int64_t>(begin), static_cast<int64_t>(count), nullptr);
       ASSERT_THAT(bytes, IsOk());
       ASSERT_EQ(bytes->size(), 40 * count * 4);
       for (uint64_t r = 0; r < 40; ++r) {

@@ -85,11 +85,14 @@ TEST_P(SourceGoldens, EveryModuleReadsAsExpected) {
       for (int64_t row = 0; row < tensor.rows(); row += step) {
         const int64_t end = std::min(tensor.rows(), row + step);
         std::vector<float> values(static_cast<size_t>((end - row) * cols));
-        ASSERT_THAT(tensor.ReadF32(row, end, absl::MakeSpan(values), nullptr), IsOk());
+        Xxh3Stream bytes_of_values;
+        Xxh3Stream bytes_of_rows;
+        ASSERT_THAT(tensor.ReadF32(row, end, absl::MakeSpan(values), &bytes_of_values), IsOk());
         ExpectRows(values, expected.data() + row * cols, absl::StrCat("rows from ", row, " by ", step));
         if (row % kFp8Block != 0) continue;
-        const auto stored = tensor.ReadStored(row, end, nullptr);
+        const auto stored = tensor.ReadStored(row, end, &bytes_of_rows);
         ASSERT_THAT(stored, IsOk());
+        EXPECT_EQ(bytes_of_rows.Digest(), bytes_of_values.Digest()) << "both reads see the same source bytes";
         DecodeStoredRows(*stored, absl::MakeSpan(values));
         ExpectRows(values, expected.data() + row * cols, absl::StrCat("stored rows from ", row));
       }
