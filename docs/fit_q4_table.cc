@@ -220,14 +220,33 @@ int main() {
   best = Iterate(large, best, 150);
   Print("fitted", Objective(large, best, nullptr), best, "%.2f ");
 
-  // Integers: rounded, then any single step that still gains.
-  for (double& value : best) value = std::round(value);
-  best_objective = Objective(large, best, nullptr);
+  // Integers, odd and even in turn, so that the middle between two neighbours is never an integer. The best of all
+  // units, then any single step that still gains. The shift may be any integer.
+  const Table fitted = best;
+  best_objective = 0;
+  for (int unit = 100; unit <= 127; ++unit) {
+    for (int first_odd = 0; first_odd < 2; ++first_odd) {
+      Table candidate = fitted;
+      for (double& value : candidate) value *= unit / 127.0;
+      for (int i = 0; i < 16; ++i) {
+        const int odd = (i + first_odd) % 2;
+        candidate[i] = 2 * std::round((candidate[i] - odd) / 2) + odd;
+      }
+      candidate[16] = std::round(candidate[16]);
+      if (candidate[0] < -127) continue;
+      const double objective = Objective(large, candidate, nullptr);
+      if (objective < best_objective) {
+        best_objective = objective;
+        best = candidate;
+      }
+    }
+  }
   Print("rounded", best_objective, best, "%.0f ");
   for (bool moved = true; moved;) {
     moved = false;
     for (int i = 0; i < kUnknowns; ++i) {
-      for (const double step : {-1.0, 1.0}) {
+      const double least = i < 16 ? 2 : 1;
+      for (const double step : {-least, least}) {
         Table candidate = best;
         candidate[i] += step;
         if (candidate[0] < -127 || candidate[15] + std::max(0.0, candidate[16]) > 127) continue;

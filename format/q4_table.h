@@ -6,8 +6,9 @@
 
 namespace kompakt {
 
-// Ascending; every entry + kQ4Shift fits int8.
-inline constexpr int8_t kQ4Table[16] = {-127, -89, -69, -53, -40, -28, -18, -8, 1, 10, 20, 31, 44, 58, 74, 92};
+// Ascending, odd and even in turn: the middle between two neighbours is never an integer, so that a value may be
+// rounded to an integer before it is compared. Every entry + kQ4Shift fits int8.
+inline constexpr int8_t kQ4Table[16] = {-119, -82, -63, -48, -37, -26, -17, -8, 1, 10, 19, 30, 41, 54, 69, 86};
 inline constexpr int kQ4Shift = 5;
 
 // The value of a code in a group with shift bit `shift` (0 or 1).

@@ -79,7 +79,7 @@ absl::Status BandEncoder::EncodeValues(const TensorInfo& tensor, FormatId format
     TileError error;
     const absl::Span<uint8_t> tiles =
         absl::MakeSpan(out->tiles).subspan(static_cast<size_t>(t) * tile_row_bytes, tile_row_bytes);
-    if (absl::Status s = EncodeRowTile(format, in, scratch_, tiles, absl::MakeSpan(scales), &error); !s.ok()) {
+    if (absl::Status s = EncodeRowTile(format, effort_, in, scratch_, tiles, absl::MakeSpan(scales), &error); !s.ok()) {
       return WithContext(s, absl::StrCat(tensor.Name(), ", rows from ", row_begin + t * kTileRows));
     }
     if (row_scales) out->side.insert(out->side.end(), std::begin(scales), std::end(scales));

@@ -26,7 +26,7 @@ inline int64_t BandCount(const TensorInfo& tensor) { return (tensor.rows + kBand
 
 class BandEncoder {
  public:
-  explicit BandEncoder(const TensorSource& source) : source_(source) {}
+  BandEncoder(const TensorSource& source, SearchEffort effort) : source_(source), effort_(effort) {}
 
   // Rows [band * kBandRows, ...) of `tensor`. exact: the source's stored form is `format` and is kept bit for bit;
   // otherwise its F32 values are encoded. Errors are the source's, or kDataLoss naming the tensor.
@@ -40,6 +40,7 @@ class BandEncoder {
   absl::Status EncodeValues(const TensorInfo& tensor, FormatId format, int64_t row_begin, int64_t row_end, Band* out);
 
   const TensorSource& source_;
+  const SearchEffort effort_;
   std::vector<float> values_;
   EncoderScratch scratch_;
 };

@@ -73,8 +73,8 @@ class PartAppender {
 class Conversion {
  public:
   Conversion(const TensorSource& source, const std::vector<QuantRecipe::Choice>& choices, const PackedLayout& layout,
-             PackedWriter& writer, const ConvertOptions& options)
-      : source_(source), choices_(choices), layout_(layout), writer_(writer), options_(options) {}
+             SearchEffort effort, PackedWriter& writer, const ConvertOptions& options)
+      : source_(source), choices_(choices), layout_(layout), effort_(effort), writer_(writer), options_(options) {}
 
   absl::Status Run() {
     for (size_t e = 0; e < layout_.extents().size(); ++e) {
@@ -107,7 +107,7 @@ class Conversion {
   absl::Status WriteExpert(int64_t extent_index, int64_t expert) {
     const Extent& extent = layout_.extents()[static_cast<size_t>(extent_index)];
     const auto record = writer_.BeginRecord(extent_index, expert);
-    BandEncoder encoder(source_);
+    BandEncoder encoder(source_, effort_);
     Band band;
     std::vector<ErrorStats> errors;
     std::vector<uint64_t> source_xxh3;
@@ -152,7 +152,7 @@ class Conversion {
     std::vector<Worker> workers(static_cast<size_t>(std::max(options_.threads, 1)));
     ParallelFor(options_.threads, BandCount(tensor), [&](int64_t b, int w) {
       Worker& worker = workers[static_cast<size_t>(w)];
-      if (worker.encoder == nullptr) worker.encoder = std::make_unique<BandEncoder>(source_);
+      if (worker.encoder == nullptr) worker.encoder = std::make_unique<BandEncoder>(source_, effort_);
       absl::Status status =
           Stopped() ? Cancelled()
                     : worker.encoder->Encode(tensor, choices_[index].format, choices_[index].exact, b, &worker.band);
@@ -204,6 +204,7 @@ class Conversion {
   const TensorSource& source_;
   const std::vector<QuantRecipe::Choice>& choices_;
   const PackedLayout& layout_;
+  const SearchEffort effort_;
   PackedWriter& writer_;
   const ConvertOptions& options_;
   std::mutex mutex_;  // guards failure_, done_bytes_ and the call of progress
@@ -353,7 +354,7 @@ absl::StatusOr<ConvertReport> Convert(const TensorSource& source, const QuantRec
   ConvertReport report;
   report.file_bytes = plan.file_bytes;
   report.resumed_records = writer->resumed_records();
-  Conversion conversion(source, plan.choices, plan.layout, *writer, options);
+  Conversion conversion(source, plan.choices, plan.layout, plan.scale_search, *writer, options);
   KOMPAKT_RETURN_IF_ERROR(conversion.Run());
   KOMPAKT_RETURN_IF_ERROR(CheckUnchanged(source, states));
   KOMPAKT_RETURN_IF_ERROR(writer->Commit(reread));

@@ -18,6 +18,7 @@ namespace kompakt {
 // What a conversion will do; reads no tensor data.
 struct ConversionPlan {
   std::vector<QuantRecipe::Choice> choices;  // per schema tensor
+  SearchEffort scale_search = SearchEffort::kDefault;
   PackedLayout layout;
   // Tensors grouped by what a reader cares about: class, role, source form, format.
   struct Line {

@@ -103,6 +103,7 @@ absl::StatusOr<WritePlan> MakeWritePlan(const TensorSource& source, const QuantR
 absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const QuantRecipe& recipe, int threads) {
   ConversionPlan plan;
   KOMPAKT_ASSIGN_OR_RETURN(plan.choices, recipe.Resolve(source));
+  plan.scale_search = recipe.scale_search();
   std::vector<FormatId> formats;
   formats.reserve(plan.choices.size());
   for (const QuantRecipe::Choice& choice : plan.choices) formats.push_back(choice.format);

@@ -5,6 +5,7 @@
 // choice between equals follows a written rule: the candidate that comes first in the documented order wins.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "absl/types/span.h"
 #include "format/block_format.h"
 #include "format/manifest.pb.h"
+#include "quant/search_effort.h"
 
 namespace kompakt {
 
@@ -25,17 +27,30 @@ struct RowTile {
   absl::Span<const float> importance;
 };
 
-// Working memory, kept from tile to tile. Belongs to one thread.
-struct EncoderScratch {
-  std::vector<float> lanes;
-  std::vector<float> importance;
-  std::vector<float> groups;
-  std::vector<uint8_t> codes;
-  std::vector<int16_t> integers;
+// Memory that grows and is aligned for the widest registers; what it held is lost when it grows.
+class AlignedBuffer {
+ public:
+  template <typename T>
+  T* Get(size_t n) {
+    const size_t lines = (n * sizeof(T) + sizeof(Line) - 1) / sizeof(Line);
+    if (lines > lines_.size()) lines_ = std::vector<Line>(lines);
+    return reinterpret_cast<T*>(lines_.data());
+  }
+
+ private:
+  struct alignas(64) Line {
+    uint8_t bytes[64];
+  };
+  std::vector<Line> lines_;
 };
 
-// Error of encoded rows against the source, from the decoded values. Sums are double: within a row by ascending column,
-// then by ascending row.
+// Working memory, kept from tile to tile. Belongs to one thread.
+struct EncoderScratch {
+  AlignedBuffer lanes, importance, quads, groups, codes, values;
+};
+
+// Error of encoded rows against the source, from the decoded values. Sums are F32 within 128 columns of a row, then
+// double, by ascending column, then by ascending row.
 struct TileError {
   double sum_squared_error = 0;
   double sum_squared_weight = 0;
@@ -47,11 +62,15 @@ void Accumulate(const TileError& tile, ErrorStats* sum);
 // 10 log10(error / weight): -inf for no error at all, 0 for no weight.
 double NmseDb(const ErrorStats& stats);
 
+struct EncoderSet;
+
 struct Encoder {
   FormatId format;
   // `tiles` receives cdiv(cols, 32) tiles, padding zeroed; `row_scales` 16 values (zeros for padding rows and for
-  // formats without SideKind::kRowScale). Values must be finite: checked by EncodeRowTile.
-  void (*encode)(const RowTile& in, EncoderScratch& scratch, uint8_t* tiles, float* row_scales, TileError* error);
+  // formats without SideKind::kRowScale). False, and nothing of use in them, when a value is not finite. The bytes do
+  // not depend on the set.
+  bool (*encode)(const EncoderSet& set, SearchEffort effort, const RowTile& in, EncoderScratch& scratch, uint8_t* tiles,
+                 float* row_scales, TileError* error);
 };
 
 absl::Span<const Encoder> AllEncoders();
@@ -61,7 +80,7 @@ const Encoder* FindEncoder(FormatId format);
 // The checked way in. kInvalidArgument for sizes that do not fit together or a format without encoder; kDataLoss naming
 // row and column of a value (or the column of an importance) that is not finite, or negative.
 // row_scales: 16 values. `error` may be null.
-absl::Status EncodeRowTile(FormatId format, const RowTile& in, EncoderScratch& scratch, absl::Span<uint8_t> tiles,
-                           absl::Span<float> row_scales, TileError* error);
+absl::Status EncodeRowTile(FormatId format, SearchEffort effort, const RowTile& in, EncoderScratch& scratch,
+                           absl::Span<uint8_t> tiles, absl::Span<float> row_scales, TileError* error);
 
 }  // namespace kompakt

@@ -8,6 +8,7 @@
 #include "quant/encode_q4.h"
 #include "quant/encode_q8.h"
 #include "quant/encoder.h"
+#include "quant/encoder_set.h"
 
 namespace kompakt {
 namespace {
@@ -17,12 +18,8 @@ constexpr Encoder kTable[] = {
     {FormatId::kQ8G32, EncodeQ8G32}, {FormatId::kQ4G32, EncodeQ4G32}, {FormatId::kQ4G16, EncodeQ4G16},
 };
 
-// Index of the first value that is not finite, or -1. The loop over all comes first because it vectorises.
+// Index of the first value that is not finite; there is one.
 int64_t FirstNotFinite(const float* values, int64_t n) {
-  constexpr float kLargest = std::numeric_limits<float>::max();
-  int bad = 0;
-  for (int64_t i = 0; i < n; ++i) bad |= std::fabs(values[i]) <= kLargest ? 0 : 1;
-  if (bad == 0) return -1;
   return std::find_if_not(values, values + n, [](float v) { return std::isfinite(v); }) - values;
 }
 
@@ -37,8 +34,8 @@ const Encoder* FindEncoder(FormatId format) {
   return nullptr;
 }
 
-absl::Status EncodeRowTile(FormatId format, const RowTile& in, EncoderScratch& scratch, absl::Span<uint8_t> tiles,
-                           absl::Span<float> row_scales, TileError* error) {
+absl::Status EncodeRowTile(FormatId format, SearchEffort effort, const RowTile& in, EncoderScratch& scratch,
+                           absl::Span<uint8_t> tiles, absl::Span<float> row_scales, TileError* error) {
   const BlockFormat& row = FormatOf(format);
   const Encoder* encoder = FindEncoder(format);
   if (encoder == nullptr) return UsageError("nothing encodes into ", row.name, ": it only holds upstream codes");
@@ -50,10 +47,6 @@ absl::Status EncodeRowTile(FormatId format, const RowTile& in, EncoderScratch& s
   if (tiles.size() != bytes || row_scales.size() != static_cast<size_t>(kTileRows)) {
     return UsageError("a row tile of ", in.cols, " columns in ", row.name, " needs ", bytes, " bytes and ", kTileRows,
                       " row scales, got ", tiles.size(), " and ", row_scales.size());
-  }
-  if (const int64_t i = FirstNotFinite(in.values, in.n_rows * in.cols); i >= 0) {
-    return CorruptError("row ", i / in.cols, ", column ", i % in.cols,
-                        " of the row tile: expected a finite value, found ", in.values[i]);
   }
   if (!in.importance.empty()) {
     if (in.importance.size() != static_cast<size_t>(in.cols)) {
@@ -67,7 +60,12 @@ absl::Status EncodeRowTile(FormatId format, const RowTile& in, EncoderScratch& s
     }
   }
   TileError ignored;
-  encoder->encode(in, scratch, tiles.data(), row_scales.data(), error == nullptr ? &ignored : error);
+  if (!encoder->encode(BestEncoderSet(), effort, in, scratch, tiles.data(), row_scales.data(),
+                       error == nullptr ? &ignored : error)) {
+    const int64_t i = FirstNotFinite(in.values, in.n_rows * in.cols);
+    return CorruptError("row ", i / in.cols, ", column ", i % in.cols,
+                        " of the row tile: expected a finite value, found ", in.values[i]);
+  }
   return absl::OkStatus();
 }
 

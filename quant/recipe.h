@@ -11,6 +11,7 @@
 #include "absl/types/span.h"
 #include "format/block_format.h"
 #include "format/tensor_source.h"
+#include "quant/search_effort.h"
 
 namespace kompakt {
 
@@ -34,6 +35,11 @@ class QuantRecipe {
   static absl::StatusOr<QuantRecipe> Parse(absl::string_view text, absl::string_view origin);
   // Appends the rule of a --tensor PATTERN=FORMAT flag, as an override.
   absl::Status AddOverride(absl::string_view flag);
+
+  // How thoroughly the encoders look for scales; the line "[scale-search fast]" of the text form. Not written when it
+  // is the default.
+  SearchEffort scale_search() const { return scale_search_; }
+  void set_scale_search(SearchEffort effort) { scale_search_ = effort; }
 
   std::string ToText() const;
   absl::Span<const RecipeRule> rules() const { return rules_; }
@@ -63,6 +69,7 @@ class QuantRecipe {
  private:
   std::vector<RecipeRule> rules_;
   size_t override_begin_ = 0;
+  SearchEffort scale_search_ = SearchEffort::kDefault;
 };
 
 }  // namespace kompakt

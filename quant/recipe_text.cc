@@ -19,6 +19,7 @@ namespace {
 
 constexpr absl::string_view kSource = "source";
 constexpr absl::string_view kOverrides = "[overrides]";
+constexpr absl::string_view kScaleSearch = "[scale-search ";
 constexpr size_t kMostPatternBytes = 200;
 constexpr size_t kMostRules = 10000;
 
@@ -122,6 +123,7 @@ absl::StatusOr<QuantRecipe> QuantRecipe::Builtin(absl::string_view name) {
 absl::StatusOr<QuantRecipe> QuantRecipe::Parse(absl::string_view text, absl::string_view origin) {
   QuantRecipe recipe;
   bool overrides = false;
+  bool scale_search = false;
   int64_t number = 0;
   for (const absl::string_view line : absl::StrSplit(text, '\n')) {
     ++number;
@@ -131,6 +133,15 @@ absl::StatusOr<QuantRecipe> QuantRecipe::Parse(absl::string_view text, absl::str
     if (body == kOverrides) {
       if (overrides) return WithContext(UsageError("a second ", kOverrides), where);
       overrides = true;
+      continue;
+    }
+    if (absl::StartsWith(body, kScaleSearch) && absl::EndsWith(body, "]")) {
+      if (scale_search) return WithContext(UsageError("a second ", kScaleSearch, "...]"), where);
+      scale_search = true;
+      const absl::string_view name = body.substr(kScaleSearch.size(), body.size() - kScaleSearch.size() - 1);
+      const absl::StatusOr<SearchEffort> effort = EffortFromName(absl::StripAsciiWhitespace(name));
+      if (!effort.ok()) return WithContext(effort.status(), where);
+      recipe.scale_search_ = *effort;
       continue;
     }
     absl::StatusOr<RecipeRule> rule = ParseRule(body);
@@ -159,6 +170,9 @@ absl::Status QuantRecipe::AddOverride(absl::string_view flag) {
 
 std::string QuantRecipe::ToText() const {
   std::string text;
+  if (scale_search_ != SearchEffort::kDefault) {
+    absl::StrAppend(&text, kScaleSearch, EffortName(scale_search_), "]\n");
+  }
   for (size_t i = 0; i < rules_.size(); ++i) {
     if (i == override_begin_) absl::StrAppend(&text, kOverrides, "\n");
     text += RuleText(rules_[i]);

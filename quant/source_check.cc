@@ -14,6 +14,7 @@
 #include "format/parallel_for.h"
 #include "format/status.h"
 #include "quant/band_encoder.h"
+#include "quant/recipe.h"
 #include "quant/source_compare.h"
 
 namespace kompakt {
@@ -76,7 +77,8 @@ bool HasRecordedFiles(const Provenance& provenance, const std::vector<SourceFile
 
 // OK with an empty string: every byte equal. A string says where they differ. `before`: the source checksum to expect.
 absl::StatusOr<std::string> CompareTensor(const PackedReader& file, const TensorSource& source,
-                                          const TensorInfo& tensor, absl::optional<uint64_t> before) {
+                                          const TensorInfo& tensor, SearchEffort scale_search,
+                                          absl::optional<uint64_t> before) {
   const PackedLayout::Place place = file.layout().Find(tensor.role, tensor.layer);
   const Extent& extent = file.layout().extents()[static_cast<size_t>(place.extent)];
   const ExtentPart& part = extent.parts[static_cast<size_t>(place.part)];
@@ -89,7 +91,7 @@ absl::StatusOr<std::string> CompareTensor(const PackedReader& file, const Tensor
       return absl::StrCat(tensor.Name(), ": kept exactly as ", entry.format(), ", but the source holds ", form.dtype);
     }
   }
-  BandEncoder encoder(source);
+  BandEncoder encoder(source, scale_search);
   Band band;
   SourceXxh3 source_xxh3;
   uint64_t offset = 0;
@@ -131,6 +133,9 @@ absl::StatusOr<SourceCheck> CheckAgainstSource(const PackedReader& file, const T
   const bool compare_xxh3 = has_source_xxh3 && HasRecordedFiles(provenance, found);
   const ExpectedSourceXxh3 recorded = RecordedSourceXxh3(file.manifest(), file.layout());
 
+  // A file of another program may hold a recipe in words of its own; what differs shows in the bytes.
+  const absl::StatusOr<QuantRecipe> recipe = QuantRecipe::Parse(file.manifest().recipe(), file.path());
+  const SearchEffort scale_search = recipe.ok() ? recipe->scale_search() : SearchEffort::kDefault;
   const std::vector<size_t> sampled = ChooseTensors(file, samples);
   const std::set<size_t> derive(sampled.begin(), sampled.end());
   std::vector<size_t> chosen = sampled;
@@ -150,8 +155,9 @@ absl::StatusOr<SourceCheck> CheckAgainstSource(const PackedReader& file, const T
     const size_t index = chosen[static_cast<size_t>(i)];
     const TensorInfo& tensor = source.schema().tensors()[index];
     const absl::optional<uint64_t> before = compare_xxh3 ? recorded(tensor) : absl::nullopt;
-    absl::StatusOr<std::string> outcome = derive.count(index) != 0 ? CompareTensor(file, source, tensor, before)
-                                                                   : CompareSourceXxh3(source, tensor, *before);
+    absl::StatusOr<std::string> outcome = derive.count(index) != 0
+                                              ? CompareTensor(file, source, tensor, scale_search, before)
+                                              : CompareSourceXxh3(source, tensor, *before);
     const std::lock_guard<std::mutex> lock(mutex);
     if (!outcome.ok()) {
       if (failure.ok()) failure = outcome.status();

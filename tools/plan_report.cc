@@ -66,6 +66,9 @@ std::string PlanText(const TensorSource& source, const PlanReport& report) {
                   "\nfile        ", GroupedDigits(static_cast<int64_t>(plan.file_bytes)), " bytes\nmemory      ",
                   HumanBytes(plan.peak_ram_bytes), " at most while converting\ndisk        ",
                   HumanBytes(plan.file_bytes), " at the destination while converting and after\n");
+  if (plan.scale_search != SearchEffort::kDefault) {
+    absl::StrAppend(&text, "search      ", EffortName(plan.scale_search), " search for scales\n");
+  }
   if (report.recipe.fit.has_value()) absl::StrAppend(&text, FitText(report.recipe));
   return text + report.preflight.Text();
 }
@@ -95,6 +98,7 @@ nlohmann::ordered_json PlanJson(const TensorSource& source, const PlanReport& re
                                  {"bits_per_weight", BitsPerWeight(plan.tensor_bytes, plan.parameters)},
                                  {"peak_ram_bytes", plan.peak_ram_bytes},
                                  {"disk_bytes", plan.file_bytes},
+                                 {"scale_search", std::string(EffortName(plan.scale_search))},
                                  {"lines", std::move(lines)},
                                  {"notices", source.notices()}};
   json.update(report.preflight.Json());

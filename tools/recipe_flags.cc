@@ -31,6 +31,8 @@ void DeclareRecipeFlags(CLI::App& app, RecipeFlags& flags) {
                  "PATTERN=FORMAT, for example 'mlp.experts.*=q8_g32' or 'model.layers.0.*=bf16'; may repeat")
       ->expected(1)
       ->take_all();
+  app.add_option("--scale-search", flags.scale_search,
+                 "fast, default or best: how thoroughly the encoders look for scales; the recipe's where not given");
   app.add_option("--fit", flags.fit, "Choose formats so that file, KV cache and working memory stay within, say, 8GiB")
       ->excludes(recipe);
   app.add_option("-c,--ctx-size", flags.context, "Tokens of the KV cache that --fit counts (default 4096)");
@@ -41,17 +43,24 @@ absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const Tensor
   if (flags.context < 1 || flags.context > kMostContext) {
     return UsageError("-c: expected 1 to ", kMostContext, " tokens, found ", flags.context);
   }
+  absl::optional<SearchEffort> scale_search;
+  if (!flags.scale_search.empty()) {
+    const absl::StatusOr<SearchEffort> effort = EffortFromName(flags.scale_search);
+    if (!effort.ok()) return WithContext(effort.status(), "--scale-search");
+    scale_search = *effort;
+  }
   if (flags.fit.empty()) {
     KOMPAKT_ASSIGN_OR_RETURN(chosen.recipe, ReadRecipe(flags));
-    return chosen;
+  } else {
+    KOMPAKT_ASSIGN_OR_RETURN(chosen.fit_budget_bytes, ParseByteSize("--fit", flags.fit));
+    const FitRequest request{.budget_bytes = chosen.fit_budget_bytes,
+                             .context = flags.context,
+                             .threads = threads,
+                             .overrides = flags.overrides};
+    KOMPAKT_ASSIGN_OR_RETURN(chosen.fit, FitRecipe(source, request));
+    chosen.recipe = chosen.fit->recipe;
   }
-  KOMPAKT_ASSIGN_OR_RETURN(chosen.fit_budget_bytes, ParseByteSize("--fit", flags.fit));
-  const FitRequest request{.budget_bytes = chosen.fit_budget_bytes,
-                           .context = flags.context,
-                           .threads = threads,
-                           .overrides = flags.overrides};
-  KOMPAKT_ASSIGN_OR_RETURN(chosen.fit, FitRecipe(source, request));
-  chosen.recipe = chosen.fit->recipe;
+  if (scale_search) chosen.recipe.set_scale_search(*scale_search);
   return chosen;
 }
 

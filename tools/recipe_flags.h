@@ -16,11 +16,12 @@ namespace kompakt {
 struct RecipeFlags {
   std::string recipe = "q4";
   std::vector<std::string> overrides;
-  std::string fit;         // an amount; empty: by --recipe
-  int64_t context = 4096;  // -c: of the KV cache that --fit counts
+  std::string fit;           // an amount; empty: by --recipe
+  int64_t context = 4096;    // -c: of the KV cache that --fit counts
+  std::string scale_search;  // empty: what the recipe says
 };
 
-// Adds --recipe, --tensor, --fit and -c to a verb.
+// Adds --recipe, --tensor, --scale-search, --fit and -c to a verb.
 void DeclareRecipeFlags(CLI::App& app, RecipeFlags& flags);
 
 struct ChosenRecipe {

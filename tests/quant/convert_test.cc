@@ -149,8 +149,9 @@ TEST(Convert, TheErrorStatisticsAreThoseOfTheFile) {
     }
     const ErrorStats& stats = part.stats(std::max(tensor.expert, 0));
     // Sums of a few thousand doubles in another order.
-    EXPECT_NEAR(stats.sum_squared_error(), error, 1e-10 * error) << tensor.Name();
-    EXPECT_NEAR(stats.sum_squared_weight(), weight, 1e-10 * weight) << tensor.Name();
+    // Up to 128 terms are summed in F32: at most 128 roundings of 2^-24 each, and they partly cancel.
+    EXPECT_NEAR(stats.sum_squared_error(), error, 1e-6 * error) << tensor.Name();
+    EXPECT_NEAR(stats.sum_squared_weight(), weight, 1e-6 * weight) << tensor.Name();
     EXPECT_NEAR(stats.max_abs_error(), worst, 1e-6 * worst) << tensor.Name();
     ++checked;
   }

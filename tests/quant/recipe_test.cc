@@ -354,11 +354,13 @@ TEST(RecipeText, RoundTrips) {
       if (with_overrides) {
         ASSERT_TRUE(recipe.AddOverride("mlp.experts.up_proj=q4_g16").ok());
         ASSERT_TRUE(recipe.AddOverride(" model.layers.1.self_attn.o_proj = source ").ok());
+        recipe.set_scale_search(SearchEffort::kFast);
       }
       const std::string text = recipe.ToText();
       const absl::StatusOr<QuantRecipe> again = QuantRecipe::Parse(text, "manifest");
       ASSERT_TRUE(again.ok()) << again.status();
       EXPECT_EQ(again->ToText(), text);
+      EXPECT_EQ(again->scale_search(), recipe.scale_search());
       // The same choices, native low-bit included: what came as an override still is one.
       const auto before = recipe.Resolve(source).value();
       const auto after = again->Resolve(source).value();
@@ -378,6 +380,14 @@ TEST(RecipeText, SpacesCommentsAndLineEndsDoNotMatter) {
   EXPECT_EQ(recipe->ToText(), "* = source  # all\nmlp.experts.* = q4_g32\n");
 }
 
+TEST(RecipeText, TheScaleSearchStandsAnywhereAndIsWrittenFirst) {
+  const auto recipe = QuantRecipe::Parse("* = q8_g32\n[scale-search  best ]  # thorough\n", "r");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->scale_search(), SearchEffort::kBest);
+  EXPECT_EQ(recipe->ToText(), "[scale-search best]\n* = q8_g32\n");
+  EXPECT_EQ(QuantRecipe::Parse("[scale-search default]\n* = q8_g32\n", "r")->ToText(), "* = q8_g32\n");
+}
+
 TEST(RecipeText, ErrorsNameTheOriginAndTheLine) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"", "mine.recipe: expected at least one rule"},
@@ -392,6 +402,10 @@ TEST(RecipeText, ErrorsNameTheOriginAndTheLine) {
        "b = q8_g32\n",
        "mine.recipe:1: pattern \"a?b\" holds \"?\""},
       {"* = source\n[overrides]\n[overrides]\n", "mine.recipe:3: a second [overrides]"},
+      {"[scale-search quick]\n* = source\n", "mine.recipe:1: unknown scale search \"quick\""},
+      {"[scale-search bst]\n* = source\n", "did you mean \"best\"?"},
+      {"* = source\n[scale-search fast]\n[scale-search best]\n", "mine.recipe:3: a second [scale-search"},
+      {"[scale-search fast]\n", "mine.recipe: expected at least one rule"},
       {std::string(300, 'a') + " = q8_g32\n", "mine.recipe:1: a pattern has at most 200 characters"},
   };
   for (const auto& [text, message] : cases) {

@@ -1,0 +1,84 @@
+#include "format/word_transpose.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "format/block_format.h"
+
+namespace kompakt {
+namespace {
+
+constexpr int64_t kWordBytes = 4;
+constexpr int64_t kLineBytes = kTileRows * kWordBytes;  // one word of every row
+// A cache line of four rows is moved at a time: rows a power of two apart share their place in the cache, and a line
+// that is left half read may be gone when its turn comes again.
+constexpr int64_t kLineWords = 16;
+
+// Four words in a register that every 64-bit machine has. Integers: a float register may quieten a NaN on some.
+typedef uint32_t Four __attribute__((vector_size(16)));
+
+inline Four LoadFour(const uint8_t* from) {
+  Four v;
+  std::memcpy(&v, from, sizeof(v));
+  return v;
+}
+inline void StoreFour(const Four& v, uint8_t* to) { std::memcpy(to, &v, sizeof(v)); }
+
+// 4 x 4 words, rows `in_stride` apart -> columns `out_stride` apart. Its own inverse.
+inline void TransposeBlock(const uint8_t* in, int64_t in_stride, uint8_t* out, int64_t out_stride) {
+  const Four a = LoadFour(in);
+  const Four b = LoadFour(in + in_stride);
+  const Four c = LoadFour(in + 2 * in_stride);
+  const Four d = LoadFour(in + 3 * in_stride);
+  const Four ac_low = __builtin_shufflevector(a, c, 0, 4, 1, 5);
+  const Four bd_low = __builtin_shufflevector(b, d, 0, 4, 1, 5);
+  const Four ac_high = __builtin_shufflevector(a, c, 2, 6, 3, 7);
+  const Four bd_high = __builtin_shufflevector(b, d, 2, 6, 3, 7);
+  StoreFour(__builtin_shufflevector(ac_low, bd_low, 0, 4, 1, 5), out);
+  StoreFour(__builtin_shufflevector(ac_low, bd_low, 2, 6, 3, 7), out + out_stride);
+  StoreFour(__builtin_shufflevector(ac_high, bd_high, 0, 4, 1, 5), out + 2 * out_stride);
+  StoreFour(__builtin_shufflevector(ac_high, bd_high, 2, 6, 3, 7), out + 3 * out_stride);
+}
+
+}  // namespace
+
+void TransposeWords(const uint8_t* rows, int64_t stride_bytes, int64_t n_rows, int64_t n_words, uint8_t* out) {
+  const int64_t whole_rows = n_rows / 4 * 4;
+  const int64_t whole_words = n_words / 4 * 4;
+  if (n_rows < kTileRows) std::memset(out, 0, static_cast<size_t>(n_words * kLineBytes));
+  for (int64_t line = 0; line < whole_words; line += kLineWords) {
+    const int64_t end = std::min(whole_words, line + kLineWords);
+    for (int64_t r = 0; r < whole_rows; r += 4) {
+      for (int64_t k = line; k < end; k += 4) {
+        TransposeBlock(rows + r * stride_bytes + k * kWordBytes, stride_bytes, out + k * kLineBytes + r * kWordBytes,
+                       kLineBytes);
+      }
+    }
+  }
+  for (int64_t k = 0; k < n_words; ++k) {
+    for (int64_t r = k < whole_words ? whole_rows : 0; r < n_rows; ++r) {
+      std::memcpy(out + k * kLineBytes + r * kWordBytes, rows + r * stride_bytes + k * kWordBytes, kWordBytes);
+    }
+  }
+}
+
+void TransposeWordsBack(const uint8_t* words, int64_t n_words, int64_t n_rows, int64_t stride_bytes, uint8_t* rows) {
+  const int64_t whole_rows = n_rows / 4 * 4;
+  const int64_t whole_words = n_words / 4 * 4;
+  for (int64_t line = 0; line < whole_words; line += kLineWords) {
+    const int64_t end = std::min(whole_words, line + kLineWords);
+    for (int64_t r = 0; r < whole_rows; r += 4) {
+      for (int64_t k = line; k < end; k += 4) {
+        TransposeBlock(words + k * kLineBytes + r * kWordBytes, kLineBytes, rows + r * stride_bytes + k * kWordBytes,
+                       stride_bytes);
+      }
+    }
+  }
+  for (int64_t k = 0; k < n_words; ++k) {
+    for (int64_t r = k < whole_words ? whole_rows : 0; r < n_rows; ++r) {
+      std::memcpy(rows + r * stride_bytes + k * kWordBytes, words + k * kLineBytes + r * kWordBytes, kWordBytes);
+    }
+  }
+}
+
+}  // namespace kompakt
