@@ -2,6 +2,7 @@
 
 #include "format/float_formats.h"
 #include "format/half_tile.h"
+#include "format/word_transpose.h"
 
 namespace kompakt {
 
@@ -18,8 +19,8 @@ const BlockFormat kF16Format = {
     .side = SideKind::kNone,
     .stored_element_bytes = 2,
     .decode_tile = Ops::DecodeTile,
-    .pack_tile = Ops::PackTile,
-    .unpack_tile = Ops::UnpackTile,
+    .pack_tile = PackWords<2>,
+    .unpack_tile = UnpackWords<2>,
     .decode_elements = Ops::DecodeElements,
 };
 

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "format/float_formats.h"
+#include "format/word_transpose.h"
 
 namespace kompakt {
 namespace {
@@ -12,23 +13,6 @@ void DecodeTile(const uint8_t* tile, const float* /*side*/, DecodedTile* out) {
   std::memcpy(&t, tile, sizeof(t));
   for (int64_t k = 0; k < kTileCols; ++k) {
     for (int64_t r = 0; r < kTileRows; ++r) out->w[r][k] = t.w[k][r];
-  }
-}
-
-// Bits are moved as integers: a float register may quieten a NaN on some machines.
-void PackTile(const StoredTile& in, uint8_t* tile) {
-  for (int64_t k = 0; k < kTileCols; ++k) {
-    for (int64_t r = 0; r < kTileRows; ++r) {
-      std::memcpy(tile + (k * kTileRows + r) * 4, in.elements + (r * kTileCols + k) * 4, 4);
-    }
-  }
-}
-
-void UnpackTile(const uint8_t* tile, StoredTile* out) {
-  for (int64_t k = 0; k < kTileCols; ++k) {
-    for (int64_t r = 0; r < kTileRows; ++r) {
-      std::memcpy(out->elements + (r * kTileCols + k) * 4, tile + (k * kTileRows + r) * 4, 4);
-    }
   }
 }
 
@@ -49,8 +33,8 @@ const BlockFormat kF32Format = {
     .side = SideKind::kNone,
     .stored_element_bytes = 4,
     .decode_tile = DecodeTile,
-    .pack_tile = PackTile,
-    .unpack_tile = UnpackTile,
+    .pack_tile = PackWords<4>,
+    .unpack_tile = UnpackWords<4>,
     .decode_elements = DecodeElements,
 };
 

@@ -6,6 +6,7 @@
 
 #include "format/float_formats.h"
 #include "format/status.h"
+#include "format/word_transpose.h"
 
 namespace kompakt {
 namespace {
@@ -131,10 +132,16 @@ void PackTiles(const StoredRows& rows, uint8_t* tiles) {
   const int64_t element_bytes = static_cast<int64_t>(format.stored_element_bytes);
   const int64_t col_tiles = CeilDiv(rows.cols, kTileCols);
   const bool group_scales = HasGroupScales(rows.format);
+  const int64_t row_bytes = rows.cols * element_bytes;
+  // Columns of the tiles that are one transposition; the rest goes tile by tile.
+  const int64_t whole_tiles = format.transposed_words() ? rows.cols / kTileCols : 0;
   StoredTile stored;
   for (int64_t row = 0; row < rows.rows; row += kTileRows) {
     const int64_t height = std::min(kTileRows, rows.rows - row);
-    for (int64_t tile_col = 0; tile_col < col_tiles; ++tile_col) {
+    TransposeWords(rows.elements.data() + row * row_bytes, row_bytes, height,
+                   whole_tiles * kTileCols * element_bytes / kWordBytes, tiles);
+    tiles += static_cast<uint64_t>(whole_tiles) * format.tile_bytes;
+    for (int64_t tile_col = whole_tiles; tile_col < col_tiles; ++tile_col) {
       const int64_t col = tile_col * kTileCols;
       const int64_t width = std::min(kTileCols, rows.cols - col);
       if (height < kTileRows || width < kTileCols) stored = {};
@@ -167,10 +174,14 @@ StoredRows UnpackRows(const MatrixView& m, int64_t row_begin, int64_t row_end) {
   } else if (format.side == SideKind::kTensorScale) {
     rows.block_scales.assign(m.side(0, 0), m.side(0, 0) + 2);
   }
+  const int64_t row_bytes = rows.cols * element_bytes;
+  const int64_t whole_tiles = format.transposed_words() ? rows.cols / kTileCols : 0;
   StoredTile stored;
   for (int64_t row = 0; row < rows.rows; row += kTileRows) {
     const int64_t height = std::min(kTileRows, rows.rows - row);
-    for (int64_t tile_col = 0; tile_col < m.layout.col_tiles; ++tile_col) {
+    TransposeWordsBack(m.tile((row_begin + row) / kTileRows, 0), whole_tiles * kTileCols * element_bytes / kWordBytes,
+                       height, row_bytes, rows.elements.data() + row * row_bytes);
+    for (int64_t tile_col = whole_tiles; tile_col < m.layout.col_tiles; ++tile_col) {
       const int64_t col = tile_col * kTileCols;
       const int64_t width = std::min(kTileCols, rows.cols - col);
       format.unpack_tile(m.tile((row_begin + row) / kTileRows, tile_col), &stored);

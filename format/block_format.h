@@ -89,6 +89,9 @@ struct BlockFormat {
   // StoredRows::group_scales for that row and tile.
   float (*group_scale)(uint16_t bits, int64_t group) = nullptr;
 
+  // A tile is nothing but the 32-bit words of its rows, the row as inner index: rows of tiles pack as one
+  // transposition.
+  bool transposed_words() const { return exact && tile_bytes == kTileElements * stored_element_bytes; }
   // An upstream form of 4 bits, which a recipe keeps instead of quantizing it twice.
   bool native_low_bit() const { return exact && group_cols > 0; }
 };

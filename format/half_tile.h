@@ -25,26 +25,6 @@ struct HalfTileOps {
     }
   }
 
-  static void PackTile(const StoredTile& in, uint8_t* tile) {
-    uint16_t w[kTileRows][kTileCols];
-    std::memcpy(w, in.elements, sizeof(w));
-    HalfTile t;
-    for (int64_t k = 0; k < kTileCols; ++k) {
-      for (int64_t r = 0; r < kTileRows; ++r) t.w[k / 2][r][k % 2] = w[r][k];
-    }
-    std::memcpy(tile, &t, sizeof(t));
-  }
-
-  static void UnpackTile(const uint8_t* tile, StoredTile* out) {
-    HalfTile t;
-    std::memcpy(&t, tile, sizeof(t));
-    uint16_t w[kTileRows][kTileCols];
-    for (int64_t k = 0; k < kTileCols; ++k) {
-      for (int64_t r = 0; r < kTileRows; ++r) w[r][k] = t.w[k / 2][r][k % 2];
-    }
-    std::memcpy(out->elements, w, sizeof(w));
-  }
-
   static void DecodeElements(const uint8_t* elements, int64_t n, float* out) {
     for (int64_t i = 0; i < n; ++i) {
       uint16_t bits;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "format/block_format.h"
 
@@ -20,23 +21,26 @@ inline void SetNibble(NibbleCodes& codes, int64_t row, int64_t k, uint8_t code) 
   byte = static_cast<uint8_t>(k % 8 < 4 ? (byte & 0xf0) | code : (byte & 0x0f) | (code << 4));
 }
 
-// All codes of a tile from and to one byte each, row-major [16][32].
+// All codes of a tile from and to one byte each, row-major [16][32]. Eight codes are one 64-bit number here; its upper
+// half, four bits to the left, fills the gaps of the lower.
 inline void PackNibbles(const uint8_t* elements, NibbleCodes& codes) {
   for (int64_t r = 0; r < kTileRows; ++r) {
     for (int64_t word = 0; word < kTileCols / 8; ++word) {
-      const uint8_t* k = elements + r * kTileCols + word * 8;
-      for (int64_t i = 0; i < 4; ++i) codes[word][r][i] = static_cast<uint8_t>((k[i] & 0xf) | (k[i + 4] << 4));
+      uint64_t k;
+      std::memcpy(&k, elements + r * kTileCols + word * 8, sizeof(k));
+      k &= 0x0f0f0f0f0f0f0f0fu;
+      const uint32_t packed = static_cast<uint32_t>(k | k >> 28);
+      std::memcpy(codes[word][r], &packed, sizeof(packed));
     }
   }
 }
 inline void UnpackNibbles(const NibbleCodes& codes, uint8_t* elements) {
   for (int64_t r = 0; r < kTileRows; ++r) {
     for (int64_t word = 0; word < kTileCols / 8; ++word) {
-      uint8_t* k = elements + r * kTileCols + word * 8;
-      for (int64_t i = 0; i < 4; ++i) {
-        k[i] = codes[word][r][i] & 0xf;
-        k[i + 4] = codes[word][r][i] >> 4;
-      }
+      uint32_t packed;
+      std::memcpy(&packed, codes[word][r], sizeof(packed));
+      const uint64_t k = (packed & 0x0f0f0f0fu) | static_cast<uint64_t>(packed & 0xf0f0f0f0u) << 28;
+      std::memcpy(elements + r * kTileCols + word * 8, &k, sizeof(k));
     }
   }
 }

@@ -3,12 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "format/block_format.h"
-
 namespace kompakt {
 namespace {
 
-constexpr int64_t kWordBytes = 4;
 constexpr int64_t kLineBytes = kTileRows * kWordBytes;  // one word of every row
 // A cache line of four rows is moved at a time: rows a power of two apart share their place in the cache, and a line
 // that is left half read may be gone when its turn comes again.

@@ -4,7 +4,11 @@
 
 #include <cstdint>
 
+#include "format/block_format.h"
+
 namespace kompakt {
+
+inline constexpr int64_t kWordBytes = 4;
 
 // Rows of words, `stride_bytes` apart and of any alignment -> out[n_words][16], any alignment. n_rows: 0..16; the rest
 // of the 16 becomes zero.
@@ -12,5 +16,17 @@ void TransposeWords(const uint8_t* rows, int64_t stride_bytes, int64_t n_rows, i
 
 // The inverse: words[n_words][16] -> n_rows rows, `stride_bytes` apart.
 void TransposeWordsBack(const uint8_t* words, int64_t n_words, int64_t n_rows, int64_t stride_bytes, uint8_t* rows);
+
+// BlockFormat::pack_tile and unpack_tile of the formats whose tiles are transposed words.
+template <int64_t kElementBytes>
+void PackWords(const StoredTile& in, uint8_t* tile) {
+  constexpr int64_t kRowBytes = kTileCols * kElementBytes;
+  TransposeWords(in.elements, kRowBytes, kTileRows, kRowBytes / kWordBytes, tile);
+}
+template <int64_t kElementBytes>
+void UnpackWords(const uint8_t* tile, StoredTile* out) {
+  constexpr int64_t kRowBytes = kTileCols * kElementBytes;
+  TransposeWordsBack(tile, kRowBytes / kWordBytes, kTileRows, kRowBytes, out->elements);
+}
 
 }  // namespace kompakt
