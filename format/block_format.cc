@@ -145,12 +145,19 @@ void PackTiles(const StoredRows& rows, uint8_t* tiles) {
       const int64_t col = tile_col * kTileCols;
       const int64_t width = std::min(kTileCols, rows.cols - col);
       if (height < kTileRows || width < kTileCols) stored = {};
-      for (int64_t r = 0; r < height; ++r) {
-        std::memcpy(stored.elements + r * kTileCols * element_bytes,
-                    rows.elements.data() + ((row + r) * rows.cols + col) * element_bytes,
-                    static_cast<size_t>(width * element_bytes));
-        stored.group_scales[r] =
-            group_scales ? rows.group_scales[static_cast<size_t>((row + r) * col_tiles + tile_col)] : uint16_t{0};
+      const uint8_t* elements = rows.elements.data() + (row * rows.cols + col) * element_bytes;
+      if (width == kTileCols && element_bytes == 1) {  // a size that the compiler knows: two registers
+        for (int64_t r = 0; r < height; ++r) {
+          std::memcpy(stored.elements + r * kTileCols, elements + r * row_bytes, kTileCols);
+        }
+      } else {
+        for (int64_t r = 0; r < height; ++r) {
+          std::memcpy(stored.elements + r * kTileCols * element_bytes, elements + r * row_bytes,
+                      static_cast<size_t>(width * element_bytes));
+        }
+      }
+      for (int64_t r = 0; r < height && group_scales; ++r) {
+        stored.group_scales[r] = rows.group_scales[static_cast<size_t>((row + r) * col_tiles + tile_col)];
       }
       format.pack_tile(stored, tiles);
       tiles += format.tile_bytes;

@@ -3,9 +3,9 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #include "format/block_format.h"
+#include "format/word_transpose.h"
 
 namespace kompakt {
 
@@ -21,28 +21,37 @@ inline void SetNibble(NibbleCodes& codes, int64_t row, int64_t k, uint8_t code) 
   byte = static_cast<uint8_t>(k % 8 < 4 ? (byte & 0xf0) | code : (byte & 0x0f) | (code << 4));
 }
 
-// All codes of a tile from and to one byte each, row-major [16][32]. Eight codes are one 64-bit number here; its upper
-// half, four bits to the left, fills the gaps of the lower.
-inline void PackNibbles(const uint8_t* elements, NibbleCodes& codes) {
-  for (int64_t r = 0; r < kTileRows; ++r) {
-    for (int64_t word = 0; word < kTileCols / 8; ++word) {
-      uint64_t k;
-      std::memcpy(&k, elements + r * kTileCols + word * 8, sizeof(k));
-      k &= 0x0f0f0f0f0f0f0f0fu;
-      const uint32_t packed = static_cast<uint32_t>(k | k >> 28);
-      std::memcpy(codes[word][r], &packed, sizeof(packed));
+// The codes of a tile, one per byte, as transposed words [k / 4][row][k % 4]. Two words become one: the low nibbles,
+// then the high ones.
+inline void PackNibbleWords(const uint8_t* words, uint8_t* codes) {
+  constexpr int64_t kLine = kTileRows * kWordBytes;
+  for (int64_t i = 0; i < kTileCols / 8; ++i) {
+    for (int64_t b = 0; b < kLine; ++b) {
+      codes[i * kLine + b] =
+          static_cast<uint8_t>((words[2 * i * kLine + b] & 0xf) | words[(2 * i + 1) * kLine + b] << 4);
     }
   }
 }
-inline void UnpackNibbles(const NibbleCodes& codes, uint8_t* elements) {
-  for (int64_t r = 0; r < kTileRows; ++r) {
-    for (int64_t word = 0; word < kTileCols / 8; ++word) {
-      uint32_t packed;
-      std::memcpy(&packed, codes[word][r], sizeof(packed));
-      const uint64_t k = (packed & 0x0f0f0f0fu) | static_cast<uint64_t>(packed & 0xf0f0f0f0u) << 28;
-      std::memcpy(elements + r * kTileCols + word * 8, &k, sizeof(k));
+inline void UnpackNibbleWords(const uint8_t* codes, uint8_t* words) {
+  constexpr int64_t kLine = kTileRows * kWordBytes;
+  for (int64_t i = 0; i < kTileCols / 8; ++i) {
+    for (int64_t b = 0; b < kLine; ++b) {
+      words[2 * i * kLine + b] = codes[i * kLine + b] & 0xf;
+      words[(2 * i + 1) * kLine + b] = codes[i * kLine + b] >> 4;
     }
   }
+}
+
+// All codes of a tile from and to one byte each, row-major [16][32].
+inline void PackNibbles(const uint8_t* elements, NibbleCodes& codes) {
+  uint8_t words[kTileElements];
+  TransposeWords(elements, kTileCols, kTileRows, kTileCols / kWordBytes, words);
+  PackNibbleWords(words, &codes[0][0][0]);
+}
+inline void UnpackNibbles(const NibbleCodes& codes, uint8_t* elements) {
+  uint8_t words[kTileElements];
+  UnpackNibbleWords(&codes[0][0][0], words);
+  TransposeWordsBack(words, kTileCols / kWordBytes, kTileRows, kTileCols, elements);
 }
 
 }  // namespace kompakt

@@ -12,16 +12,6 @@ namespace {
 static_assert(HasNoTies(kQ4Table));
 constexpr CodeTable kCodes = MakeCodeTable(kQ4Table);
 
-// Two quads become one of bytes: the low nibbles, then the high ones.
-void WriteNibbles(const uint8_t* codes, uint8_t* tile) {
-  constexpr int64_t kQuad = kTileRows * 4;
-  for (int64_t i = 0; i < kTileCols / 8; ++i) {
-    for (int64_t b = 0; b < kQuad; ++b) {
-      tile[i * kQuad + b] = static_cast<uint8_t>(codes[2 * i * kQuad + b] | codes[(2 * i + 1) * kQuad + b] << 4);
-    }
-  }
-}
-
 constexpr TableFormat kG32 = {
     .id = FormatId::kQ4G32,
     .table = &kCodes,
@@ -30,7 +20,7 @@ constexpr TableFormat kG32 = {
     .scale_bits = kQ4G32ScaleBits,
     .code_bytes = sizeof(NibbleCodes),
     .tile_bytes = sizeof(Q4G32Tile),
-    .write_codes = WriteNibbles,
+    .write_codes = PackNibbleWords,
 };
 constexpr TableFormat kG16 = {
     .id = FormatId::kQ4G16,
@@ -40,7 +30,7 @@ constexpr TableFormat kG16 = {
     .scale_bits = kQ4G16ScaleBits,
     .code_bytes = sizeof(NibbleCodes),
     .tile_bytes = sizeof(Q4G16Tile),
-    .write_codes = WriteNibbles,
+    .write_codes = PackNibbleWords,
 };
 static_assert(kQ4G32ScaleBias == 1 << (kQ4G32ScaleBits - 1) && kQ4G16ScaleBias == 1 << (kQ4G16ScaleBits - 1));
 

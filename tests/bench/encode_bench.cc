@@ -129,7 +129,10 @@ void Run(bool smoke) {
   std::vector<Case> packs = PackCases(rows, &sources, &tiles);
   for (int round = 0; round < rounds; ++round) {
     for (std::vector<Case>* group : {&probes, &encoders, &packs}) {
-      for (Case& c : *group) c.best_seconds = std::min(c.best_seconds, Seconds(c.run));
+      for (Case& c : *group) {
+        // Twice: the first one finds what the case before left in the caches.
+        for (int i = 0; i < 2; ++i) c.best_seconds = std::min(c.best_seconds, Seconds(c.run));
+      }
     }
   }
   const auto print = [](const std::vector<Case>& group, double unit, const char* name) {
