@@ -1,5 +1,6 @@
 #include "format/file_system.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/file.h>
@@ -65,14 +66,19 @@ class PosixFile : public File {
     return static_cast<uint64_t>(info.st_size);
   }
 
-  absl::StatusOr<absl::Span<const uint8_t>> Map() override {
-    if (!mapped_.empty()) return mapped_;
-    KOMPAKT_ASSIGN_OR_RETURN(const uint64_t bytes, Size());
-    if (bytes == 0) return mapped_;
-    void* const address = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd_, 0);
-    if (address == MAP_FAILED) return IoError(errno, "map", path_);
-    mapped_ = absl::MakeConstSpan(static_cast<const uint8_t*>(address), bytes);
-    return mapped_;
+  absl::StatusOr<absl::Span<const uint8_t>> Map(uint64_t offset, uint64_t bytes) override {
+    if (mapped_.empty()) {
+      KOMPAKT_ASSIGN_OR_RETURN(const uint64_t size, Size());
+      if (size != 0) {
+        void* const address = mmap(nullptr, size, PROT_READ, MAP_SHARED, fd_, 0);
+        if (address == MAP_FAILED) return IoError(errno, "map", path_);
+        mapped_ = absl::MakeConstSpan(static_cast<const uint8_t*>(address), size);
+      }
+    }
+    if (offset > mapped_.size() || bytes > mapped_.size() - offset) {
+      return CorruptError(path_, ": ends at byte ", mapped_.size(), ", expected ", bytes, " bytes at ", offset);
+    }
+    return mapped_.subspan(offset, bytes);
   }
 
   absl::Status Allocate(uint64_t bytes) override {
@@ -167,6 +173,20 @@ class PosixFiles : public FileSystem {
   bool Exists(const std::string& path) override {
     struct stat info;
     return lstat(path.c_str(), &info) == 0;
+  }
+
+  absl::StatusOr<std::vector<std::string>> NamesBeside(const std::string& path) override {
+    const std::string folder = FolderOf(path);
+    DIR* const entries = opendir(folder.c_str());
+    if (entries == nullptr) return IoError(errno, "open folder", folder);
+    std::vector<std::string> names;
+    errno = 0;
+    while (const dirent* entry = readdir(entries)) names.emplace_back(entry->d_name);
+    const int error = errno;
+    closedir(entries);
+    if (error != 0) return IoError(error, "read folder", folder);
+    std::sort(names.begin(), names.end());
+    return names;
   }
 
   absl::Status Rename(const std::string& from, const std::string& to) override {

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -22,9 +23,10 @@ class File {
   // Reads exactly bytes.size(); kDataLoss when the file ends before.
   virtual absl::Status ReadAt(uint64_t offset, absl::Span<uint8_t> bytes) const = 0;
   virtual absl::StatusOr<uint64_t> Size() const = 0;
-  // The whole file, mapped for reading; valid as long as this File lives. A file that another program shortens
-  // meanwhile, or a device that fails, ends the process (SIGBUS), as with every mapped file.
-  virtual absl::StatusOr<absl::Span<const uint8_t>> Map() = 0;
+  // These bytes, mapped for reading; valid as long as this File lives. kDataLoss when the file ends before. A file that
+  // another program shortens meanwhile, or a device that fails, ends the process (SIGBUS), as with every mapped file.
+  // Not safe from several threads.
+  virtual absl::StatusOr<absl::Span<const uint8_t>> Map(uint64_t offset, uint64_t bytes) = 0;
   // Reserves blocks for [0, bytes) and sets the size; new bytes are zero. Where the file system cannot reserve, the
   // free space is compared with what is needed (kResourceExhausted when it is less).
   virtual absl::Status Allocate(uint64_t bytes) = 0;
@@ -44,6 +46,8 @@ class FileSystem {
   // kFailedPrecondition when it is not a regular file.
   virtual absl::StatusOr<std::unique_ptr<File>> OpenForRead(const std::string& path) = 0;
   virtual bool Exists(const std::string& path) = 0;
+  // Names, without their folder, of everything in the folder that holds `path`; ascending.
+  virtual absl::StatusOr<std::vector<std::string>> NamesBeside(const std::string& path) = 0;
   // Atomic replacement, then a sync of the folder.
   virtual absl::Status Rename(const std::string& from, const std::string& to) = 0;
   virtual absl::Status Remove(const std::string& path) = 0;

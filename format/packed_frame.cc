@@ -24,8 +24,8 @@ constexpr size_t kMajorAt = 8, kMinorAt = 10, kHeaderBytesAt = 12, kFileBytesAt 
 constexpr size_t kManifestOffsetAt = 0, kStoredBytesAt = 8, kManifestBytesAt = 16, kManifestXxh3At = 24,
                  kWholeHeaderXxh3At = 32, kFooterReservedAt = 40, kFooterXxh3At = 48, kFooterMagicAt = 56;
 
-// Features of version 1.0: none.
-constexpr uint64_t kKnownFeatures = 0;
+constexpr uint64_t kKnownFeatures = kVolumesFeature;
+constexpr uint16_t kVolumesSinceMinor = 1;
 
 // The version that first had PartEntry.source_xxh3.
 constexpr uint16_t kSourceXxh3SinceMinor = 1;
@@ -59,19 +59,20 @@ absl::Status ExpectZero(absl::string_view what, absl::Span<const uint8_t> bytes)
   return absl::OkStatus();
 }
 
+constexpr size_t kRawHeadBytes = 13, kRawBlockHeadBytes = 3, kMaxRawBlock = 128 * 1024;
+
 // RFC 8878: a frame with the content size in 8 bytes and no compression.
 void AppendRawFrame(const std::string& content, std::vector<uint8_t>& out) {
   constexpr uint32_t kMagic = 0xFD2FB528;
   constexpr uint8_t kSingleSegment8ByteSize = 0xE0;
-  constexpr size_t kMaxBlock = 128 * 1024;
-  uint8_t head[13];
+  uint8_t head[kRawHeadBytes];
   Put<uint32_t>(head, kMagic);
   head[4] = kSingleSegment8ByteSize;
   Put<uint64_t>(head + 5, content.size());
   out.insert(out.end(), head, head + sizeof(head));
   size_t at = 0;
   do {
-    const size_t n = std::min(kMaxBlock, content.size() - at);
+    const size_t n = std::min(kMaxRawBlock, content.size() - at);
     const bool last = at + n == content.size();
     const size_t block_header = (n << 3) | (last ? 1u : 0u);
     for (int shift : {0, 8, 16}) out.push_back(static_cast<uint8_t>(block_header >> shift));
@@ -92,8 +93,13 @@ absl::Status AppendCompressedFrame(const std::string& content, std::vector<uint8
 
 }  // namespace
 
+uint64_t RawFrameBytes(uint64_t content_bytes) {
+  const uint64_t blocks = content_bytes == 0 ? 1 : (content_bytes + kMaxRawBlock - 1) / kMaxRawBlock;
+  return kRawHeadBytes + blocks * kRawBlockHeadBytes + content_bytes;
+}
+
 uint16_t MinorVersionOf(const Manifest& manifest) {
-  uint16_t minor = 0;
+  uint16_t minor = manifest.has_volumes() ? kVolumesSinceMinor : 0;
   for (const ExtentEntry& extent : manifest.extents()) {
     for (const PartEntry& part : extent.parts()) {
       if (part.source_xxh3_size() != 0) minor = std::max(minor, kSourceXxh3SinceMinor);

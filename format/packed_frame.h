@@ -16,6 +16,9 @@ namespace kompakt {
 
 inline constexpr uint16_t kFormatMajor = 1;
 inline constexpr uint16_t kFormatMinor = 1;  // the latest that this program knows
+// Required feature bit 0, since 1.1: the data of the file lie in several volumes (format/volume_plan.h).
+inline constexpr uint64_t kVolumesFeature = 1;
+inline constexpr char kVolumesFeatureName[] = "volumes";
 inline constexpr uint64_t kMaxManifestBytes = uint64_t{256} << 20;
 
 struct PackedHeader {
@@ -60,6 +63,8 @@ struct StoredManifest {
   uint64_t manifest_bytes = 0;  // decompressed
 };
 absl::StatusOr<StoredManifest> EncodeManifest(const Manifest& manifest);
+// Bytes of the second of these frames when the rest takes `content_bytes`.
+uint64_t RawFrameBytes(uint64_t content_bytes);
 
 // The inverse. Takes memory as output appears, never more than manifest_bytes. kDataLoss.
 absl::StatusOr<Manifest> DecodeManifest(absl::Span<const uint8_t> stored, uint64_t manifest_bytes);

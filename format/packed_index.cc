@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "format/checksum.h"
 #include "format/status.h"
+#include "format/volume_plan.h"
 
 namespace kompakt {
 namespace {
@@ -73,13 +74,13 @@ absl::Status CheckManifestPlace(const PackedFooter& footer, uint64_t file_bytes)
 
 }  // namespace
 
-absl::StatusOr<PackedIndex> ReadPackedIndex(const File& file, const std::string& path) {
+absl::StatusOr<PackedFrame> ReadPackedFrame(const File& file, const std::string& path) {
   KOMPAKT_ASSIGN_OR_RETURN(const uint64_t file_bytes, file.Size());
   KOMPAKT_ASSIGN_OR_RETURN(Ends ends, ReadEnds(file, path, file_bytes));
-  PackedIndex index;
-  index.header = ends.header;
-  index.footer = ends.footer;
-  const PackedFooter& footer = index.footer;
+  PackedFrame frame;
+  frame.header = ends.header;
+  frame.footer = ends.footer;
+  const PackedFooter& footer = frame.footer;
   if (absl::Status s = CheckManifestPlace(footer, file_bytes); !s.ok()) return WithContext(s, path);
 
   std::vector<uint8_t> stored(footer.manifest_stored_bytes);
@@ -90,15 +91,45 @@ absl::StatusOr<PackedIndex> ReadPackedIndex(const File& file, const std::string&
   }
   absl::StatusOr<Manifest> manifest = DecodeManifest(stored, footer.manifest_bytes);
   if (!manifest.ok()) return WithContext(manifest.status(), path);
-  index.manifest = *std::move(manifest);
-  if (absl::Status s = CheckFeatures(index.header.required_features, index.manifest); !s.ok()) {
-    return WithContext(s, path);
+  frame.manifest = *std::move(manifest);
+  absl::Status status = CheckFeatures(frame.header.required_features, frame.manifest);
+  if (status.ok()) status = CheckVolumes(frame.header, frame.manifest, footer.manifest_offset);
+  if (!status.ok()) return WithContext(status, path);
+  return frame;
+}
+
+absl::StatusOr<PackedIndex> IndexOfFrame(PackedFrame frame, const std::string& path) {
+  PackedIndex index;
+  index.header = frame.header;
+  index.footer = frame.footer;
+  index.manifest = std::move(frame.manifest);
+  const bool has_volumes = index.manifest.has_volumes();
+  const Volumes& volumes = index.manifest.volumes();
+  if (has_volumes && volumes.index() != 1) {
+    return absl::FailedPreconditionError(absl::StrCat(path, ": volume ", volumes.index(), " of ", volumes.ends_size(),
+                                                      ", expected the first, which holds the manifest"));
   }
-  absl::StatusOr<CheckedManifest> checked = CheckManifest(index.manifest, footer.manifest_offset);
+  absl::StatusOr<CheckedManifest> checked =
+      CheckManifest(index.manifest, has_volumes ? volumes.ends().rbegin()[0] : index.footer.manifest_offset);
   if (!checked.ok()) return WithContext(checked.status(), path);
   index.schema = std::move(checked->schema);
   index.layout = std::move(checked->layout);
+  if (has_volumes) {
+    if (absl::Status s = CheckCuts(volumes, index.layout); !s.ok()) return WithContext(s, path);
+  }
   return index;
+}
+
+absl::StatusOr<PackedIndex> ReadPackedIndex(const File& file, const std::string& path) {
+  KOMPAKT_ASSIGN_OR_RETURN(PackedFrame frame, ReadPackedFrame(file, path));
+  return IndexOfFrame(std::move(frame), path);
+}
+
+FilePlace PlaceOf(const PackedIndex& index, const std::string& path, uint64_t logical_offset) {
+  if (index.volume_paths.empty()) return {path, logical_offset};
+  const Volumes& volumes = index.manifest.volumes();
+  const int volume = VolumeOf(volumes, logical_offset);
+  return {index.volume_paths[static_cast<size_t>(volume - 1)], OffsetInVolume(volumes, volume, logical_offset)};
 }
 
 }  // namespace kompakt

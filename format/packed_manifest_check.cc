@@ -52,7 +52,7 @@ absl::Status CheckPlausible(const Manifest& manifest) {
 }
 
 // What can be said about the extents without knowing the model: they ascend, are aligned and lie inside the file.
-absl::Status CheckPlaces(const Manifest& manifest, uint64_t manifest_offset) {
+absl::Status CheckPlaces(const Manifest& manifest, uint64_t data_end) {
   uint64_t end = kHeaderBytes;
   for (int i = 0; i < manifest.extents_size(); ++i) {
     const ExtentEntry& e = manifest.extents(i);
@@ -71,9 +71,10 @@ absl::Status CheckPlaces(const Manifest& manifest, uint64_t manifest_offset) {
     }
     uint64_t bytes = 0;
     if (__builtin_mul_overflow(e.record_bytes(), static_cast<uint64_t>(e.record_xxh3_size()), &bytes) ||
-        __builtin_add_overflow(e.offset(), bytes, &end) || end > manifest_offset) {
+        __builtin_add_overflow(e.offset(), bytes, &end) || end > data_end) {
       return CorruptError(where, ": ", e.record_xxh3_size(), " records of ", e.record_bytes(), " bytes at ", e.offset(),
-                          " run past the manifest at ", manifest_offset);
+                          " run past the ", manifest.has_volumes() ? "end of the last volume" : "manifest", " at ",
+                          data_end);
     }
   }
   return absl::OkStatus();
@@ -169,9 +170,9 @@ absl::Status CheckExtent(const std::string& where, const Extent& expected, const
 
 }  // namespace
 
-absl::StatusOr<CheckedManifest> CheckManifest(const Manifest& manifest, uint64_t manifest_offset) {
+absl::StatusOr<CheckedManifest> CheckManifest(const Manifest& manifest, uint64_t data_end) {
   KOMPAKT_RETURN_IF_ERROR(CheckPlausible(manifest));
-  KOMPAKT_RETURN_IF_ERROR(CheckPlaces(manifest, manifest_offset));
+  KOMPAKT_RETURN_IF_ERROR(CheckPlaces(manifest, data_end));
   absl::StatusOr<ModelSchema> schema = ModelSchema::Create(manifest.arch());
   if (!schema.ok()) return AsDamage(schema.status());
   KOMPAKT_ASSIGN_OR_RETURN(const std::vector<FormatId> formats, CollectFormats(manifest, *schema));
@@ -186,7 +187,9 @@ absl::StatusOr<CheckedManifest> CheckManifest(const Manifest& manifest, uint64_t
     KOMPAKT_RETURN_IF_ERROR(CheckExtent(ExtentName(manifest, i), layout.extents()[static_cast<size_t>(i)],
                                         manifest.extents(i), has_source_xxh3));
   }
-  KOMPAKT_RETURN_IF_ERROR(ExpectEqual("footer", "manifest_offset", layout.data_end(), manifest_offset));
+  KOMPAKT_RETURN_IF_ERROR(ExpectEqual(manifest.has_volumes() ? "manifest" : "footer",
+                                      manifest.has_volumes() ? "end of the last volume" : "manifest_offset",
+                                      layout.data_end(), data_end));
   return CheckedManifest{*std::move(schema), *std::move(made)};
 }
 

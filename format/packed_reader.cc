@@ -5,21 +5,37 @@
 #include "format/packed_index.h"
 #include "format/packed_verify.h"
 #include "format/status.h"
+#include "format/volume_set.h"
 
 namespace kompakt {
 namespace {
 
 class MappedReader : public PackedReader {
  public:
-  MappedReader(std::string path, std::unique_ptr<File> file, absl::Span<const uint8_t> bytes, PackedIndex index)
-      : path_(std::move(path)), file_(std::move(file)), bytes_(bytes), index_(std::move(index)) {}
+  explicit MappedReader(OpenedPacked file) : file_(std::move(file)) {}
 
-  const std::string& path() const override { return path_; }
-  uint64_t file_bytes() const override { return bytes_.size(); }
-  const Manifest& manifest() const override { return index_.manifest; }
-  uint64_t manifest_xxh3() const override { return index_.footer.manifest_xxh3; }
-  const ModelSchema& schema() const override { return index_.schema; }
-  const PackedLayout& layout() const override { return index_.layout; }
+  absl::Status MapRecords() {
+    for (const Extent& extent : layout().extents()) {
+      std::vector<const uint8_t*>& records = records_.emplace_back();
+      records.reserve(static_cast<size_t>(extent.record_count));
+      for (int64_t r = 0; r < extent.record_count; ++r) {
+        const auto bytes = file_.data->Map(extent.record_offset(r), extent.record_bytes);
+        if (absl::IsDataLoss(bytes.status())) {
+          return absl::UnavailableError(absl::StrCat(path(), ": changed while it was opened"));
+        }
+        if (!bytes.ok()) return bytes.status();
+        records.push_back(bytes->data());
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const std::string& path() const override { return file_.path; }
+  uint64_t file_bytes() const override { return file_.file_bytes; }
+  const Manifest& manifest() const override { return file_.index.manifest; }
+  const ModelSchema& schema() const override { return file_.index.schema; }
+  const PackedLayout& layout() const override { return file_.index.layout; }
+  const OpenedPacked& file() const override { return file_; }
 
   absl::StatusOr<MatrixView> Matrix(const TensorInfo& tensor) const override {
     if (tensor.is_vector()) return absl::InternalError(absl::StrCat(tensor.Name(), " is a vector, not a matrix"));
@@ -36,16 +52,16 @@ class MappedReader : public PackedReader {
   }
 
   absl::Span<const uint8_t> RecordBytes(int64_t extent, int64_t record) const override {
-    const Extent& e = index_.layout.extents()[static_cast<size_t>(extent)];
-    return bytes_.subspan(e.record_offset(record), e.record_bytes);
+    return {records_[static_cast<size_t>(extent)][static_cast<size_t>(record)],
+            layout().extents()[static_cast<size_t>(extent)].record_bytes};
   }
 
   absl::Status VerifyRecord(int64_t extent, int64_t record) const override {
-    return VerifyRecordBytes(*file_, path_, index_, extent, record);
+    return VerifyRecordBytes(*file_.data, path(), file_.index, extent, record);
   }
 
   std::vector<absl::Status> Verify(int threads, const std::function<void(uint64_t)>& progress) const override {
-    return VerifyBytes(*file_, path_, index_, {threads, progress, nullptr});
+    return VerifyBytes(*file_.data, path(), file_.index, {threads, progress, nullptr});
   }
 
  private:
@@ -55,32 +71,29 @@ class MappedReader : public PackedReader {
   };
 
   absl::StatusOr<Found> Find(const TensorInfo& tensor) const {
-    if (index_.schema.Find(tensor.role, tensor.layer, tensor.expert) < 0) {
-      return absl::InternalError(absl::StrCat(path_, ": the model has no tensor ", tensor.Name()));
+    if (schema().Find(tensor.role, tensor.layer, tensor.expert) < 0) {
+      return absl::InternalError(absl::StrCat(path(), ": the model has no tensor ", tensor.Name()));
     }
-    const PackedLayout::Place place = index_.layout.Find(tensor.role, tensor.layer);
-    const Extent& extent = index_.layout.extents()[static_cast<size_t>(place.extent)];
+    const PackedLayout::Place place = layout().Find(tensor.role, tensor.layer);
+    const Extent& extent = layout().extents()[static_cast<size_t>(place.extent)];
     const ExtentPart& part = extent.parts[static_cast<size_t>(place.part)];
     const int64_t record = tensor.expert < 0 ? 0 : tensor.expert;
-    return Found{&part, bytes_.data() + extent.record_offset(record) + part.offset_in_record};
+    return Found{&part, RecordBytes(place.extent, record).data() + part.offset_in_record};
   }
 
-  std::string path_;
-  std::unique_ptr<File> file_;
-  absl::Span<const uint8_t> bytes_;  // of file_
-  PackedIndex index_;
+  OpenedPacked file_;
+  // [extent][record], mapped. Volumes are mapped one by one, wherever the system likes: a record lies in one of them,
+  // and pages of 16 or 64 KiB could not join them at multiples of 4096.
+  std::vector<std::vector<const uint8_t*>> records_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const PackedReader>> PackedReader::Open(const std::string& path) {
-  KOMPAKT_ASSIGN_OR_RETURN(std::unique_ptr<File> file, PosixFileSystem().OpenForRead(path));
-  KOMPAKT_ASSIGN_OR_RETURN(PackedIndex index, ReadPackedIndex(*file, path));
-  KOMPAKT_ASSIGN_OR_RETURN(const absl::Span<const uint8_t> bytes, file->Map());
-  if (bytes.size() != index.header.file_bytes) {
-    return absl::UnavailableError(absl::StrCat(path, ": changed while it was opened"));
-  }
-  return std::make_shared<const MappedReader>(path, std::move(file), bytes, std::move(index));
+  KOMPAKT_ASSIGN_OR_RETURN(OpenedPacked file, OpenPacked(PosixFileSystem(), path));
+  auto reader = std::make_shared<MappedReader>(std::move(file));
+  KOMPAKT_RETURN_IF_ERROR(reader->MapRecords());
+  return std::shared_ptr<const PackedReader>(std::move(reader));
 }
 
 }  // namespace kompakt

@@ -16,22 +16,24 @@
 #include "format/manifest.pb.h"
 #include "format/model_schema.h"
 #include "format/packed_layout.h"
+#include "format/volume_set.h"
 
 namespace kompakt {
 
 class PackedReader {
  public:
-  // kNotFound / kPermissionDenied: cannot open. kFailedPrecondition: not a packed file at all (or an unfinished one).
-  // kDataLoss: a packed file whose header, manifest or footer is damaged. kUnimplemented: another major
-  // version or an unknown required feature, by name.
+  // `path` may be any volume of a set, or NAME.kpk where only its volumes exist (format/volume_set.h).
+  // kNotFound / kPermissionDenied: cannot open; for a set, names the volumes that are missing. kFailedPrecondition: not
+  // a packed file at all (or an unfinished one). kDataLoss: a packed file whose header, manifest or footer is damaged.
+  // kUnimplemented: another major version or an unknown required feature, by name.
   static absl::StatusOr<std::shared_ptr<const PackedReader>> Open(const std::string& path);
   virtual ~PackedReader() = default;
 
+  // Of the file; of a set, that of its first volume, and the bytes of all of them.
   virtual const std::string& path() const = 0;
   virtual uint64_t file_bytes() const = 0;
+  virtual const OpenedPacked& file() const = 0;
   virtual const Manifest& manifest() const = 0;
-  // Of its stored bytes. They hold a checksum of every record, so this one stands for the whole file.
-  virtual uint64_t manifest_xxh3() const = 0;
   virtual const ModelSchema& schema() const = 0;
   // As read from the manifest, and checked against the schema.
   virtual const PackedLayout& layout() const = 0;

@@ -79,16 +79,23 @@ class PackedSource : public TensorSource {
   }
 
   absl::StatusOr<std::vector<SourceFile>> Files() const override {
-    SourceFile file;
-    file.set_name(FileName());
-    file.set_bytes(file_->file_bytes());
-    file.set_xxh3(file_->manifest_xxh3());
-    return std::vector<SourceFile>{file};
+    std::vector<SourceFile> files;
+    for (const OpenedPacked::OneFile& one : file_->file().files) {
+      SourceFile& file = files.emplace_back();
+      file.set_name(NameOf(one.path));
+      file.set_bytes(one.bytes);
+      file.set_xxh3(one.manifest_xxh3);
+    }
+    return files;
   }
 
   absl::StatusOr<std::vector<SourceState>> States() const override {
-    KOMPAKT_ASSIGN_OR_RETURN(std::string state, FileState(file_->path()));
-    return std::vector<SourceState>{{FileName(), std::move(state)}};
+    std::vector<SourceState> states;
+    for (const OpenedPacked::OneFile& one : file_->file().files) {
+      KOMPAKT_ASSIGN_OR_RETURN(std::string state, FileState(one.path));
+      states.push_back({NameOf(one.path), std::move(state)});
+    }
+    return states;
   }
 
   // All of the part: its record is checked before rows of it are used.
@@ -96,12 +103,13 @@ class PackedSource : public TensorSource {
     const absl::StatusOr<Found> found = Find(tensor);
     if (!found.ok()) return {};
     const Extent& extent = file_->layout().extents()[static_cast<size_t>(found->place.extent)];
-    return {{FileName(), extent.record_offset(found->record) + found->part->offset_in_record,
-             found->part->blob.total_bytes}};
+    const FilePlace place = PlaceOf(file_->file().index, file_->path(),
+                                    extent.record_offset(found->record) + found->part->offset_in_record);
+    return {{NameOf(place.path), place.offset, found->part->blob.total_bytes}};
   }
 
  private:
-  std::string FileName() const { return file_->path().substr(file_->path().rfind('/') + 1); }
+  static std::string NameOf(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
   struct Found {
     PackedLayout::Place place;

@@ -35,11 +35,11 @@ std::vector<Piece> PiecesOf(const PackedIndex& index) {
     }
     end = extents[e].offset + extents[e].total_bytes();
   }
-  pad_to(index.footer.manifest_offset);
+  pad_to(index.layout.data_end());
   return pieces;
 }
 
-absl::Status VerifyPadding(const File& file, const std::string& path, const Piece& piece) {
+absl::Status VerifyPadding(const File& file, const std::string& path, const PackedIndex& index, const Piece& piece) {
   std::vector<uint8_t> buffer(std::min(piece.bytes, kPieceBytes));
   for (uint64_t done = 0; done < piece.bytes;) {
     const absl::Span<uint8_t> part = absl::MakeSpan(buffer).first(std::min(piece.bytes - done, kPieceBytes));
@@ -48,8 +48,8 @@ absl::Status VerifyPadding(const File& file, const std::string& path, const Piec
     }
     const auto bad = std::find_if(part.begin(), part.end(), [](uint8_t b) { return b != 0; });
     if (bad != part.end()) {
-      return CorruptError(path, ": padding byte at ", piece.offset + done + static_cast<uint64_t>(bad - part.begin()),
-                          " is ", static_cast<int>(*bad), ", expected 0");
+      const FilePlace at = PlaceOf(index, path, piece.offset + done + static_cast<uint64_t>(bad - part.begin()));
+      return CorruptError(at.path, ": padding byte at ", at.offset, " is ", static_cast<int>(*bad), ", expected 0");
     }
     done += part.size();
   }
@@ -84,11 +84,12 @@ absl::Status VerifyRecordBytes(const File& file, const std::string& path, const 
   }
   const Extent& e = index.layout.extents()[static_cast<size_t>(extent)];
   const uint64_t offset = e.record_offset(record);
+  const FilePlace at = PlaceOf(index, path, offset);
   const absl::StatusOr<uint64_t> found = HashRange(file, offset, e.record_bytes);
-  if (!found.ok()) return WithContext(found.status(), absl::StrCat(RecordName(e, record), " at ", offset));
+  if (!found.ok()) return WithContext(found.status(), absl::StrCat(RecordName(e, record), " at ", at.offset));
   const uint64_t expected = index.manifest.extents(static_cast<int>(extent)).record_xxh3(static_cast<int>(record));
   if (*found == expected) return absl::OkStatus();
-  return CorruptError(path, ": ", RecordName(e, record), " is damaged (", e.record_bytes, " bytes at ", offset,
+  return CorruptError(at.path, ": ", RecordName(e, record), " is damaged (", e.record_bytes, " bytes at ", at.offset,
                       "): expected XXH3 ", HexOf(expected), ", found ", HexOf(*found));
 }
 
@@ -103,7 +104,7 @@ std::vector<absl::Status> VerifyBytes(const File& file, const std::string& path,
   ParallelFor(options.threads, static_cast<int64_t>(pieces.size()), [&](int64_t i, int) {
     if (is_interrupted()) return;
     const Piece& piece = pieces[static_cast<size_t>(i)];
-    absl::Status status = piece.extent < 0 ? VerifyPadding(file, path, piece)
+    absl::Status status = piece.extent < 0 ? VerifyPadding(file, path, index, piece)
                                            : VerifyRecordBytes(file, path, index, piece.extent, piece.record);
     const std::lock_guard<std::mutex> lock(mutex);
     if (!status.ok()) damage.emplace_back(i, std::move(status));

@@ -52,6 +52,12 @@ std::map<std::string, std::string> Assets(const Manifest& m) {
   return files;
 }
 
+std::string VolumesText(const Manifest& m) {
+  if (!m.has_volumes()) return "one file";
+  const auto& ends = m.volumes().ends();
+  return absl::StrCat(ends.size(), " volumes, the first with ", ends.empty() ? 0 : ends[0], " bytes of data");
+}
+
 }  // namespace
 
 Manifest PlanIdentity(const Manifest& manifest) {
@@ -60,6 +66,10 @@ Manifest PlanIdentity(const Manifest& manifest) {
   *identity.mutable_provenance() = manifest.provenance();
   for (SourceFile& file : *identity.mutable_provenance()->mutable_source_files()) file.set_xxh3(file.xxh3());
   *identity.mutable_features() = manifest.features();
+  if (manifest.has_volumes()) {
+    *identity.mutable_volumes() = manifest.volumes();
+    identity.mutable_volumes()->set_set_id(0);
+  }
   identity.set_recipe(manifest.recipe());
   *identity.mutable_assets()->mutable_stop_ids() = manifest.assets().stop_ids();
   identity.mutable_assets()->set_bos_id(manifest.assets().bos_id());
@@ -95,6 +105,9 @@ std::string PlanDifference(const Manifest& before, const Manifest& now) {
     found.push_back("the calibration data differ");
   }
   CompareNamed("asset", Assets(before), Assets(now), found);
+  if (!SameMessage(before.volumes(), now.volumes())) {
+    found.push_back(absl::StrCat("the volumes differ (", VolumesText(before), " before, ", VolumesText(now), " now)"));
+  }
   if (found.empty()) found.push_back("the plan of the file differs");
   return absl::StrJoin(found, "; ");
 }

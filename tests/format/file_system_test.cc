@@ -64,9 +64,12 @@ TEST(PosixFileSystem, WritesReadsAndMaps) {
   EXPECT_EQ(past.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(past.message()), HasSubstr("ends at byte 8"));
   EXPECT_FALSE((*file)->ReadAt(~uint64_t{0} - 1, absl::MakeSpan(back)).ok());
-  const auto mapped = (*file)->Map();
+  const auto mapped = (*file)->Map(0, 8);
   ASSERT_TRUE(mapped.ok()) << mapped.status();
   EXPECT_EQ(*mapped, absl::MakeConstSpan(Bytes(std::string("\0\0\0hello", 8))));
+  EXPECT_EQ(*(*file)->Map(4, 2), absl::MakeConstSpan(Bytes("el")));
+  EXPECT_EQ((*file)->Map(4, 5).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(*PosixFileSystem().NamesBeside(folder / "x"), (std::vector<std::string>{".", "..", "f"}));
   EXPECT_TRUE((*file)->Sync().ok());
 }
 
