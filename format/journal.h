@@ -56,6 +56,9 @@ class Journal {
   absl::Status Append(const JournalEntry& entry);
   absl::Status AppendSources(absl::Span<const SourceState> sources);
 
+  // Everything appended is on the device.
+  absl::Status Sync() { return file_->Sync(); }
+
  private:
   explicit Journal(std::unique_ptr<File> file) : file_(std::move(file)) {}
   absl::Status AppendPayload(absl::Span<const uint8_t> payload);

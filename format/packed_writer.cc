@@ -8,8 +8,7 @@
 
 #include "format/checksum.h"
 #include "format/journal.h"
-#include "format/packed_frame.h"
-#include "format/packed_index.h"
+#include "format/packed_target.h"
 #include "format/packed_verify.h"
 #include "format/parallel_for.h"
 #include "format/plan_identity.h"
@@ -30,6 +29,11 @@
 //                                         anything is replaced
 //   7  rename to DST, sync of the folder  atomic: DST is its old self (or absent) before, complete after. The rename
 //                                         cannot overtake the content, which is durable since 5
+//      of a set of volumes: the old       none of the new volumes has its name yet, and without a first volume the old
+//      first volume is removed;           ones are no set. Durable at the latest with the sync after the first rename
+//      renames, the first volume last     each state is a set without its first volume, which nothing opens. A run that
+//                                         finds some volumes renamed and the rest as .partial compares the renamed ones
+//                                         with what the journal says and takes them as they are
 //   8  the journal is removed             a journal left without DST.partial is recognised as stale and started anew
 //
 // The lock is on the journal, not on DST.partial: it exists through all steps, and the file that becomes DST is never
@@ -37,8 +41,6 @@
 
 namespace kompakt {
 namespace {
-
-constexpr uint64_t kWritePieceBytes = 1 << 20;
 
 struct RecordState {
   enum Progress : int { kOpen, kWriting, kDone };
@@ -53,8 +55,7 @@ class TransactionalWriter : public PackedWriter {
   TransactionalWriter(FileSystem& fs, std::string destination, WritePlan plan)
       : fs_(fs),
         destination_(std::move(destination)),
-        partial_path_(destination_ + ".partial"),
-        journal_path_(partial_path_ + ".journal"),
+        journal_path_(JournalPath(destination_)),
         plan_(std::move(plan)) {
     for (const Extent& extent : plan_.layout.extents()) {
       records_.emplace_back(static_cast<size_t>(extent.record_count));
@@ -62,31 +63,30 @@ class TransactionalWriter : public PackedWriter {
   }
 
   absl::Status Start(const RereadOptions& options) {
-    KOMPAKT_ASSIGN_OR_RETURN(file_bytes_, PackedFileBytes(plan_));
+    KOMPAKT_ASSIGN_OR_RETURN(target_, PackedTarget::Create(fs_, destination_, plan_));
     KOMPAKT_ASSIGN_OR_RETURN(journal_, Journal::Open(fs_, journal_path_));
     KOMPAKT_ASSIGN_OR_RETURN(const Journal::Content found, journal_->Load());
     const Manifest identity = PlanIdentity(plan_.manifest);
-    const bool has_partial = fs_.Exists(partial_path_);
-    if (has_partial && found.identity.has_value() && !options.start_over) {
+    const std::vector<std::string> found_paths =
+        found.identity.has_value() ? TargetPaths(destination_, *found.identity) : std::vector<std::string>();
+    if (options.start_over) {
+      RemovePartials(fs_, found_paths);  // they may be cut otherwise
+    } else if (AnyPartial(fs_, found_paths)) {
       const std::string difference = PlanDifference(*found.identity, identity);
       if (!difference.empty()) {
-        return absl::FailedPreconditionError(
-            absl::StrCat(partial_path_, ": an interrupted conversion lies there that is not this one: ", difference,
-                         ". To go on with it, give what it was started with; to start over, add --restart or delete ",
-                         partial_path_, " and ", journal_path_));
+        return absl::FailedPreconditionError(absl::StrCat(
+            PartialNames(found_paths), ": an interrupted conversion lies there that is not this one: ", difference,
+            ". To go on with it, give what it was started with; to start over, add --restart or delete ",
+            PartialNames(found_paths), " and ", journal_path_));
       }
-      KOMPAKT_ASSIGN_OR_RETURN(partial_, fs_.OpenForWrite(partial_path_));
-      KOMPAKT_ASSIGN_OR_RETURN(const uint64_t size, partial_->Size());
-      if (size == file_bytes_) {
-        changed_sources_ = ChangedSources(found.sources, plan_.source_states);
-        return TakeFinishedRecords(found.entries, options);
-      }
+      changed_sources_ = ChangedSources(found.sources, plan_.source_states);
+      return Resume(found.entries, options);
     }
     absl::Status started = StartOver(identity);
     if (!started.ok()) {
       // Nothing of value was written, and on a full disk the leftovers would be in the way.
-      partial_.reset();
-      (void)fs_.Remove(partial_path_);
+      target_->Close();
+      target_->RemovePartials();
       (void)fs_.Remove(journal_path_);
     }
     return started;
@@ -114,11 +114,12 @@ class TransactionalWriter : public PackedWriter {
   absl::Status Commit(const RereadOptions& options) override {
     KOMPAKT_ASSIGN_OR_RETURN(const Manifest manifest, FinishedManifest());
     KOMPAKT_RETURN_IF_ERROR(WritePadding());
-    KOMPAKT_RETURN_IF_ERROR(WriteFrame(manifest));
-    KOMPAKT_RETURN_IF_ERROR(partial_->Sync());
+    KOMPAKT_RETURN_IF_ERROR(target_->WriteFrames(manifest));
+    KOMPAKT_RETURN_IF_ERROR(target_->data().Sync());
+    // Where files are renamed one after another, the run that finds only some renamed needs the journal.
+    if (target_->paths().size() > 1) KOMPAKT_RETURN_IF_ERROR(journal_->Sync());
     KOMPAKT_RETURN_IF_ERROR(VerifyWritten(manifest, options));
-    partial_.reset();
-    KOMPAKT_RETURN_IF_ERROR(fs_.Rename(partial_path_, destination_));
+    KOMPAKT_RETURN_IF_ERROR(target_->Publish());
     return fs_.Remove(journal_path_);
   }
 
@@ -135,11 +136,7 @@ class TransactionalWriter : public PackedWriter {
   absl::Status StartOver(const Manifest& identity) {
     KOMPAKT_RETURN_IF_ERROR(journal_->Start(identity));
     KOMPAKT_RETURN_IF_ERROR(journal_->AppendSources(plan_.source_states));
-    if (partial_ == nullptr) {
-      KOMPAKT_ASSIGN_OR_RETURN(partial_, fs_.OpenForWrite(partial_path_));
-    }
-    KOMPAKT_RETURN_IF_ERROR(partial_->Truncate(0));
-    return partial_->Allocate(file_bytes_);
+    return target_->Allocate();
   }
 
   // Names of the files whose state is not the one before. A file that is new or gone is a difference of the plan.
@@ -155,9 +152,11 @@ class TransactionalWriter : public PackedWriter {
     return changed;
   }
 
-  absl::Status TakeFinishedRecords(const std::vector<JournalEntry>& entries, const RereadOptions& options) {
+  absl::Status Resume(const std::vector<JournalEntry>& entries, const RereadOptions& options) {
     // A record that was damaged and written again has two entries; the last one counts.
     std::map<std::pair<uint64_t, uint64_t>, const JournalEntry*> last;
+    size_t records = 0;
+    for (const auto& of_extent : records_) records += of_extent.size();
     for (const JournalEntry& entry : entries) {
       if (entry.extent >= records_.size() || entry.record >= records_[entry.extent].size()) continue;
       if (entry.stats.size() != plan_.layout.extents()[entry.extent].parts.size()) continue;
@@ -166,7 +165,16 @@ class TransactionalWriter : public PackedWriter {
     std::vector<const JournalEntry*> work;
     work.reserve(last.size());
     for (const auto& [place, entry] : last) work.push_back(entry);
+    // Renaming begins when all records are there.
+    absl::optional<Manifest> finished;
+    if (work.size() == records && plan_.manifest.has_volumes()) {
+      finished = ManifestWith([&](size_t e, size_t r) -> const JournalEntry& { return *last.at({e, r}); });
+    }
+    KOMPAKT_RETURN_IF_ERROR(target_->Resume(finished.has_value() ? &*finished : nullptr));
+    return TakeFinishedRecords(work, options);
+  }
 
+  absl::Status TakeFinishedRecords(const std::vector<const JournalEntry*>& work, const RereadOptions& options) {
     const auto is_interrupted = [&] { return options.interrupted != nullptr && options.interrupted->load(); };
     std::mutex mutex;  // guards failure, bytes, resumed_records_ and the call of progress
     absl::Status failure;
@@ -176,7 +184,7 @@ class TransactionalWriter : public PackedWriter {
       const JournalEntry& entry = *work[static_cast<size_t>(i)];
       const Extent& extent = plan_.layout.extents()[entry.extent];
       const absl::StatusOr<uint64_t> xxh3 =
-          HashRange(*partial_, extent.record_offset(static_cast<int64_t>(entry.record)), extent.record_bytes);
+          HashRange(target_->data(), extent.record_offset(static_cast<int64_t>(entry.record)), extent.record_bytes);
       const std::lock_guard<std::mutex> lock(mutex);
       if (!xxh3.ok()) failure.Update(xxh3.status());
       bytes += extent.record_bytes;
@@ -195,6 +203,20 @@ class TransactionalWriter : public PackedWriter {
   }
 
   absl::StatusOr<Manifest> FinishedManifest() const {
+    for (size_t e = 0; e < records_.size(); ++e) {
+      for (size_t r = 0; r < records_[e].size(); ++r) {
+        if (records_[e][r].progress == RecordState::kDone) continue;
+        return absl::InternalError(absl::StrCat(destination_, ": commit before ",
+                                                RecordName(plan_.layout.extents()[e], static_cast<int64_t>(r)),
+                                                " was written"));
+      }
+    }
+    return ManifestWith([&](size_t e, size_t r) -> const RecordState& { return records_[e][r]; });
+  }
+
+  // The manifest of the finished file; record_of(extent, record) has what only writing it told.
+  template <typename RecordOf>
+  Manifest ManifestWith(const RecordOf& record_of) const {
     Manifest manifest = plan_.manifest;
     for (SourceFile& file : *manifest.mutable_provenance()->mutable_source_files()) file.set_xxh3(file.xxh3());
     for (size_t e = 0; e < records_.size(); ++e) {
@@ -205,21 +227,16 @@ class TransactionalWriter : public PackedWriter {
         part.clear_source_xxh3();
       }
       for (size_t r = 0; r < records_[e].size(); ++r) {
-        const RecordState& state = records_[e][r];
-        if (state.progress != RecordState::kDone) {
-          return absl::InternalError(absl::StrCat(destination_, ": commit before ",
-                                                  RecordName(plan_.layout.extents()[e], static_cast<int64_t>(r)),
-                                                  " was written"));
-        }
-        entry.add_record_xxh3(state.xxh3);
+        const auto& record = record_of(e, r);
+        entry.add_record_xxh3(record.xxh3);
         for (int p = 0; p < entry.parts_size(); ++p) {
           PartEntry& part = *entry.mutable_parts(p);
-          if (!part.exact()) *part.add_stats() = WithEveryField(state.stats[static_cast<size_t>(p)]);
-          part.add_source_xxh3(state.source_xxh3[static_cast<size_t>(p)]);
+          if (!part.exact()) *part.add_stats() = WithEveryField(record.stats[static_cast<size_t>(p)]);
+          part.add_source_xxh3(record.source_xxh3[static_cast<size_t>(p)]);
         }
       }
     }
-    return manifest;
+    return WithSetId(std::move(manifest));
   }
 
   static ErrorStats WithEveryField(ErrorStats stats) {
@@ -235,7 +252,8 @@ class TransactionalWriter : public PackedWriter {
     const std::vector<uint8_t> zeros(kPageBytes, 0);
     uint64_t end = kHeaderBytes;
     const auto pad_to = [&](uint64_t offset) {
-      return partial_->WriteAt(end, absl::MakeConstSpan(zeros).first(offset - end));
+      return target_->IsPublished(end) ? absl::OkStatus()
+                                       : target_->data().WriteAt(end, absl::MakeConstSpan(zeros).first(offset - end));
     };
     for (const Extent& extent : plan_.layout.extents()) {
       if (extent.offset > end) KOMPAKT_RETURN_IF_ERROR(pad_to(extent.offset));
@@ -244,37 +262,15 @@ class TransactionalWriter : public PackedWriter {
     return plan_.layout.data_end() > end ? pad_to(plan_.layout.data_end()) : absl::OkStatus();
   }
 
-  absl::Status WriteFrame(const Manifest& manifest) {
-    KOMPAKT_ASSIGN_OR_RETURN(const StoredManifest stored, EncodeManifest(manifest));
-    const uint64_t offset = plan_.layout.data_end();
-    if (offset + stored.bytes.size() + kFooterBytes != file_bytes_) {
-      return absl::InternalError(absl::StrCat(destination_, ": planned ", file_bytes_, " bytes, the manifest makes it ",
-                                              offset + stored.bytes.size() + kFooterBytes));
-    }
-    const HeaderBytes header = EncodeHeader({.minor = MinorVersionOf(manifest), .file_bytes = file_bytes_});
-    const FooterBytes footer = EncodeFooter({.manifest_offset = offset,
-                                             .manifest_stored_bytes = stored.bytes.size(),
-                                             .manifest_bytes = stored.manifest_bytes,
-                                             .manifest_xxh3 = Xxh3(stored.bytes),
-                                             .whole_header_xxh3 = Xxh3(header)});
-    for (uint64_t done = 0; done < stored.bytes.size(); done += kWritePieceBytes) {
-      const auto piece = absl::MakeConstSpan(stored.bytes).subspan(done, kWritePieceBytes);
-      KOMPAKT_RETURN_IF_ERROR(partial_->WriteAt(offset + done, piece));
-    }
-    KOMPAKT_RETURN_IF_ERROR(partial_->WriteAt(file_bytes_ - kFooterBytes, footer));
-    return partial_->WriteAt(0, header);
-  }
-
   // As a stranger would: opens the file anew, checks its structure, then every byte.
   absl::Status VerifyWritten(const Manifest& manifest, const RereadOptions& options) {
-    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs_.OpenForRead(partial_path_));
-    absl::StatusOr<PackedIndex> index = ReadPackedIndex(*file, partial_path_);
-    if (!index.ok()) return WithContext(index.status(), "what was written does not read back");
-    if (index->manifest.SerializeAsString() != manifest.SerializeAsString()) {
-      return CorruptError(partial_path_, ": the manifest reads back differently from what was written");
+    const absl::StatusOr<OpenedPacked> file = target_->Reopen();
+    if (!file.ok()) return WithContext(file.status(), "what was written does not read back");
+    if (file->index.manifest.SerializeAsString() != manifest.SerializeAsString()) {
+      return CorruptError(file->path, ": the manifest reads back differently from what was written");
     }
     const std::vector<absl::Status> damage =
-        VerifyBytes(*file, partial_path_, *index, {options.threads, options.progress, options.interrupted});
+        VerifyBytes(*file->data, file->path, file->index, {options.threads, options.progress, options.interrupted});
     if (damage.empty()) return absl::OkStatus();
     if (absl::IsCancelled(damage.back())) return damage.back();
     return WithContext(damage.front(), absl::StrCat("what was written does not read back (", damage.size(),
@@ -283,12 +279,10 @@ class TransactionalWriter : public PackedWriter {
 
   FileSystem& fs_;
   std::string destination_;
-  std::string partial_path_;
   std::string journal_path_;
   WritePlan plan_;
-  uint64_t file_bytes_ = 0;
   std::unique_ptr<Journal> journal_;  // holds the lock
-  std::unique_ptr<File> partial_;
+  std::unique_ptr<PackedTarget> target_;
   std::vector<std::vector<RecordState>> records_;  // [extent][record]
   int64_t resumed_records_ = 0;
   std::vector<std::string> changed_sources_;
@@ -316,7 +310,7 @@ class TransactionalWriter::Record : public PackedWriter::RecordWriter {
     if (bytes.size() > extent_.record_bytes - done_bytes_) {
       return Bug(absl::StrCat("gets ", done_bytes_ + bytes.size(), " bytes, expected ", extent_.record_bytes));
     }
-    KOMPAKT_RETURN_IF_ERROR(writer_.partial_->WriteAt(extent_.record_offset(record_) + done_bytes_, bytes));
+    KOMPAKT_RETURN_IF_ERROR(writer_.target_->data().WriteAt(extent_.record_offset(record_) + done_bytes_, bytes));
     hash_.Update(bytes);
     done_bytes_ += bytes.size();
     return absl::OkStatus();
