@@ -2,14 +2,14 @@
 """Reads a .kpk file: a second implementation of docs/format.md, with numpy and zstandard and nothing of ours.
 
     read_kpk.py FILE [--list]              what is in it; every tensor: name, format, shape, offset
-    read_kpk.py FILE TENSOR -o out.npy     one tensor as float32
+    read_kpk.py FILE TENSOR -o out.npy     one tensor as float32        (FILE: one, or any volume)
     read_kpk.py FILE --dump DIR            every tensor as DIR/NAME.npy
 
 Checksums are not checked: XXH3 is not in the standard library. Use `kompakt verify` for that.
 """
 import argparse
-import io
 import os
+import re
 import struct
 import sys
 
@@ -22,27 +22,22 @@ E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -
 
 
 def check(condition, message):
-    if not condition:
-        sys.exit(f"read_kpk: {message}")
+    condition or sys.exit(f"read_kpk: {message}")
 
 
 def fields(data):
     """The Protocol Buffers wire format as {field number: [values]}; embedded messages stay bytes."""
     found, at = {}, 0
-
     def varint():
         nonlocal at
         value, shift, byte = 0, 0, 128
         while byte & 128:
             check(at < len(data) and shift < 64, "manifest: bad varint")
             byte = data[at]
-            value |= (byte & 127) << shift
-            at, shift = at + 1, shift + 7
+            value, at, shift = value | (byte & 127) << shift, at + 1, shift + 7
         return value
-
     while at < len(data):
-        key = varint()
-        kind = key & 7
+        kind = (key := varint()) & 7
         check(kind in (0, 1, 2, 5), f"manifest: wire type {kind}")
         value = varint() if kind in (0, 2) else None
         if kind != 0:
@@ -54,12 +49,8 @@ def fields(data):
     return found
 
 
-def number(message, field):
-    return message.get(field, [0])[-1]
-
-
-def text(message, field):
-    return message.get(field, [b""])[-1].decode()
+number = lambda message, field: message.get(field, [0])[-1]
+text = lambda message, field: message.get(field, [b""])[-1].decode()
 
 
 class Tensor:  # one matrix or vector: what it is and where it lies
@@ -76,54 +67,66 @@ class Tensor:  # one matrix or vector: what it is and where it lies
         self.name = prefix + role + ("" if role.endswith("bias") else ".weight")
 
 
-class PackedFile:
+class Volume:  # one file with its frame; most models are one
     def __init__(self, path):
-        size = os.path.getsize(path)
-        check(size >= 128, f"{path}: {size} bytes is too short for a .kpk file")
+        check(os.path.exists(path) and (size := os.path.getsize(path)) >= 128, f"{path}: missing, or too short")
         self.data = np.memmap(path, np.uint8, "r")
         head, foot = self.data[:64].tobytes(), self.data[-64:].tobytes()
         check(head[:8] == b"\x89KPK\r\n\x1a\n", f"{path}: not a .kpk file")
         check(foot[56:] == b"KPK-END\n", f"{path}: truncated")
         major, self.minor, header_bytes, file_bytes, required = struct.unpack_from("<HHIQQ", head, 8)
-        check(major == 1, f"{path}: format version {major}, this program reads 1")
-        check(header_bytes == 64 and not any(head[40:56]), f"{path}: damaged header")
+        check((major, header_bytes) == (1, 64) and not any(head[40:56]), f"{path}: damaged header, or not version 1")
         check(file_bytes == size, f"{path}: {size} bytes, expected {file_bytes}")
         offset, stored, full = struct.unpack_from("<QQQ", foot)
-        check(offset % 64 == 0 and 64 <= offset and offset + stored + 64 == size, f"{path}: manifest out of place")
-        check(full <= 256 << 20, f"{path}: manifest of {full} bytes")
-        compressed = io.BytesIO(self.data[offset : offset + stored].tobytes())
+        in_place = offset % 64 == 0 and 64 <= offset and offset + stored + 64 == size and full <= 256 << 20
+        check(in_place, f"{path}: manifest out of place")
+        compressed = self.data[offset : offset + stored].tobytes()
         raw = zstandard.ZstdDecompressor().stream_reader(compressed, read_across_frames=True).read(full + 1)
         check(len(raw) == full, f"{path}: manifest is not {full} bytes")
         self.manifest = fields(raw)
-        check(required == 0, f"{path}: needs features that this reader does not know: {required:#x}")
+        check(required in (0, 1), f"{path}: needs features that this reader does not know: {required:#x}")
+        of_set = fields(b"".join(self.manifest.get(7, [])))
+        self.set_id, self.index = of_set.get(1), number(of_set, 2)
+        self.ends = list(struct.iter_unpack("<Q", b"".join(of_set.get(3, [])))) if required else [(offset,)]
+
+
+class PackedFile:
+    def __init__(self, path):
+        path = re.sub(r"-\d{5}-of-(\d{5}\.kpk)$", r"-00001-of-\1", path)
+        first = Volume(path)
+        self.manifest, self.minor, self.parts, begin = first.manifest, first.minor, [], 0
+        for i, (end,) in enumerate(first.ends):
+            volume = Volume(path.replace("-00001-of-", f"-{i + 1:05}-of-")) if i else first
+            as_named = (volume.set_id, volume.index) == (first.set_id, i + 1 if first.set_id else 0)
+            check(as_named, f"{path}: volume {i + 1} is of another set or has another's name")
+            self.parts.append((begin, end, volume.data[4096 if i else 0 :]))
+            begin = end
         self.tensors, end = {}, 64
         for extent in map(fields, self.manifest.get(2, [])):
             records = sum(map(len, extent.get(5, []))) // 8
             check(number(extent, 1) >= end, f"{path}: extents overlap or do not ascend")
             end = number(extent, 1) + records * number(extent, 2)
-            check(end <= offset, f"{path}: an extent runs past the manifest")
+            check(end <= begin, f"{path}: an extent runs past the end of the data")
             for record in range(records):
                 for part in map(fields, extent.get(6, [])):
                     check(number(part, 3) + number(part, 4) <= number(extent, 2), f"{path}: a part outside its record")
-                    tensor = Tensor(extent, part, record)
-                    check(tensor.name not in self.tensors, f"{path}: {tensor.name} twice")
-                    self.tensors[tensor.name] = tensor
+                    check((t := Tensor(extent, part, record)).name not in self.tensors, f"{path}: {t.name} twice")
+                    self.tensors[t.name] = t
 
     def weights(self, tensor):  # float32, [rows, cols] or [cols]
-        blob = self.data[tensor.offset : tensor.offset + tensor.bytes]
+        begin, data = next((begin, data) for begin, end, data in self.parts if begin <= tensor.offset < end)
+        blob = data[tensor.offset - begin : tensor.offset - begin + tensor.bytes]
         return vector(tensor, blob) if tensor.is_vector else matrix(tensor, blob)
 
 
 def floats(name, raw):
-    if name == "bf16":
-        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
-    return raw.view({"f32": "<f4", "f16": "<f2"}[name]).astype(np.float32)
+    wide = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32) if name == "bf16" else raw
+    return wide.view({"f32": "<f4", "bf16": "<f4", "f16": "<f2"}[name]).astype(np.float32)
 
 
 def vector(tensor, blob):
     check(tensor.format in ("f32", "f16", "bf16"), f"{tensor.name}: a vector in {tensor.format}")
-    width = TILE_BYTES[tensor.format] // 512
-    check(tensor.bytes == -(-tensor.cols * width // 64) * 64, f"{tensor.name}: wrong size {tensor.bytes}")
+    check(tensor.bytes == -(-tensor.cols * (width := TILE_BYTES[tensor.format] // 512) // 64) * 64, f"{tensor.name}: wrong size {tensor.bytes}")
     return floats(tensor.format, blob[: tensor.cols * width])
 
 
@@ -143,6 +146,8 @@ def matrix(tensor, blob):
     tiles = np.ascontiguousarray(blob[: tile_rows * tile_cols * tile_bytes]).reshape(tile_rows, tile_cols, tile_bytes)
     side = np.ascontiguousarray(blob[side_at : side_at + side_bytes]).view("<f4")
 
+    in_rows = lambda codes: codes.reshape(tile_rows, 16, tile_cols, 32).astype(np.int32)
+
     def groups(at, n, kind=np.uint8):  # n scales per row of a tile, group after group: [R, 16, C, 32]
         scales = np.ascontiguousarray(tiles[:, :, at:]).view(kind).reshape(tile_rows, tile_cols, n, 16)
         return np.repeat(scales.transpose(0, 3, 1, 2), 32 // n, axis=3).astype(np.int32)
@@ -151,18 +156,15 @@ def matrix(tensor, blob):
         n = TILE_BYTES["f32"] // tile_bytes
         w = floats(name, tiles.reshape(-1)).reshape(tile_rows, tile_cols, 32 // n, 16, n).transpose(0, 3, 1, 2, 4)
     elif name in ("fp8_b128", "q8_g32"):  # codes [R, C, k / 4, row, k % 4]
-        codes = tiles[:, :, :512].reshape(tile_rows, tile_cols, 8, 16, 4).transpose(0, 3, 1, 2, 4)
-        codes = codes.reshape(tile_rows, 16, tile_cols, 32).astype(np.int32)
+        codes = in_rows(tiles[:, :, :512].reshape(tile_rows, tile_cols, 8, 16, 4).transpose(0, 3, 1, 2, 4))
         w = fp8_values()[codes] if name == "fp8_b128" else groups(512, 1) * (codes - 128)
     else:  # nibbles [R, C, k / 8, row, half, k % 4]
         packed = tiles[:, :, :256].reshape(tile_rows, tile_cols, 4, 16, 4)
-        codes = np.stack([packed & 15, packed >> 4], axis=4).transpose(0, 3, 1, 2, 4, 5)
-        codes = codes.reshape(tile_rows, 16, tile_cols, 32).astype(np.int32)
+        codes = in_rows(np.stack([packed & 15, packed >> 4], axis=4).transpose(0, 3, 1, 2, 4, 5))
         if name == "int4_g32":
             w = (codes - 8).astype(np.float32) * (groups(256, 1, np.uint16) << 16).view(np.float32)
         elif name == "mxfp4":
-            e = groups(256, 1)
-            w = E2M1[codes] * np.where(e == 0, 0x400000, e << 23).astype(np.int32).view(np.float32)
+            w = E2M1[codes] * np.where((e := groups(256, 1)) == 0, 0x400000, e << 23).astype(np.int32).view(np.float32)
         elif name == "nvfp4":
             w = E2M1[codes] * fp8_values()[groups(256, 2)] * side[0] / side[1]
         else:
@@ -170,9 +172,8 @@ def matrix(tensor, blob):
             w = ((g & (1 << b) - 1) - (1 << b - 1)) * (TABLE[codes] + 5 * (g >> b & 1))
     w = w.reshape(tile_rows * 16, tile_cols * 32).astype(np.float32)
     w = (side[:, None] * w if name[0] == "q" else w)[:rows, :cols]
-    if name == "fp8_b128":
-        w = w * side.reshape(block_rows, block_cols).repeat(128, axis=0).repeat(128, axis=1)[:rows, :cols]
-    return w
+    blocks = side.reshape(block_rows, block_cols) if name == "fp8_b128" else None
+    return w if blocks is None else w * blocks.repeat(128, axis=0).repeat(128, axis=1)[:rows, :cols]
 
 
 def main():
@@ -194,7 +195,6 @@ def main():
         np.save(args.output, packed.weights(packed.tensors[args.tensor]))
     elif not args.list and not args.dump:
         print(text(fields(packed.manifest[1][0]), 1), f"version 1.{packed.minor}, {len(packed.tensors)} tensors")
-
 
 if __name__ == "__main__":
     main()

@@ -175,18 +175,19 @@ class PosixFiles : public FileSystem {
     return lstat(path.c_str(), &info) == 0;
   }
 
-  absl::StatusOr<std::vector<std::string>> NamesBeside(const std::string& path) override {
-    const std::string folder = FolderOf(path);
-    DIR* const entries = opendir(folder.c_str());
-    if (entries == nullptr) return IoError(errno, "open folder", folder);
-    std::vector<std::string> names;
-    errno = 0;
-    while (const dirent* entry = readdir(entries)) names.emplace_back(entry->d_name);
-    const int error = errno;
+  std::vector<std::string> ListPrefix(const std::string& prefix) override {
+    const size_t slash = prefix.rfind('/');
+    const std::string folder = slash == std::string::npos ? "" : prefix.substr(0, slash + 1);
+    std::vector<std::string> paths;
+    DIR* const entries = opendir(FolderOf(prefix).c_str());
+    if (entries == nullptr) return paths;
+    while (const dirent* entry = readdir(entries)) {
+      std::string path = folder + entry->d_name;
+      if (path.compare(0, prefix.size(), prefix) == 0) paths.push_back(std::move(path));
+    }
     closedir(entries);
-    if (error != 0) return IoError(error, "read folder", folder);
-    std::sort(names.begin(), names.end());
-    return names;
+    std::sort(paths.begin(), paths.end());
+    return paths;
   }
 
   absl::Status Rename(const std::string& from, const std::string& to) override {

@@ -46,8 +46,8 @@ class FileSystem {
   // kFailedPrecondition when it is not a regular file.
   virtual absl::StatusOr<std::unique_ptr<File>> OpenForRead(const std::string& path) = 0;
   virtual bool Exists(const std::string& path) = 0;
-  // Names, without their folder, of everything in the folder that holds `path`; ascending.
-  virtual absl::StatusOr<std::vector<std::string>> NamesBeside(const std::string& path) = 0;
+  // The files whose path begins with `prefix`, ascending; its folder is not searched any deeper.
+  virtual std::vector<std::string> ListPrefix(const std::string& prefix) = 0;
   // Atomic replacement, then a sync of the folder.
   virtual absl::Status Rename(const std::string& from, const std::string& to) = 0;
   virtual absl::Status Remove(const std::string& path) = 0;

@@ -54,14 +54,10 @@ std::vector<std::string> VolumePaths(const std::string& whole, uint32_t count) {
 
 absl::StatusOr<std::string> ResolvePackedPath(FileSystem& fs, const std::string& path) {
   if (fs.Exists(path) || !absl::EndsWith(path, kSuffix)) return path;
-  const auto names = fs.NamesBeside(path);
-  if (!names.ok()) return path;  // opening it will say why
-  const size_t slash = path.rfind('/');
-  const std::string folder = slash == std::string::npos ? "" : path.substr(0, slash + 1);
   std::vector<std::string> first;
-  for (const std::string& name : *names) {
-    const absl::optional<VolumeName> volume = ParseVolumePath(folder + name);
-    if (volume.has_value() && volume->index == 1 && volume->whole == path) first.push_back(folder + name);
+  for (const std::string& found : fs.ListPrefix(path.substr(0, path.size() - kSuffix.size()) + "-00001-of-")) {
+    const absl::optional<VolumeName> volume = ParseVolumePath(found);
+    if (volume.has_value() && volume->whole == path) first.push_back(found);
   }
   if (first.empty()) return path;
   if (first.size() == 1) return first[0];

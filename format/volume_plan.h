@@ -5,7 +5,7 @@
 //   volume 1       header, data [64, ends[0]) at their own offsets, the whole manifest, footer
 //   volume k > 1   header, zeros up to 4096, data [ends[k-2], ends[k-1]), a small manifest, footer
 // Every volume is framed as a packed file is (format/packed_frame.h), with the required feature "volumes", so that a
-// reader that does not know volumes says so, whichever of them it is given. docs/format.md, section 8.
+// reader that does not know volumes says so, whichever of them it is given. docs/format.md, section 11.
 #pragma once
 
 #include <cstdint>
