@@ -24,6 +24,12 @@ int64_t ParseNumber(absl::string_view text) {
   return text.size() < kDigits ? -1 : value;
 }
 
+absl::string_view StemOf(const std::string& whole) {
+  absl::string_view stem = whole;
+  if (absl::EndsWith(stem, kSuffix)) stem.remove_suffix(kSuffix.size());
+  return stem;
+}
+
 }  // namespace
 
 absl::optional<VolumeName> ParseVolumePath(const std::string& path) {
@@ -40,10 +46,10 @@ absl::optional<VolumeName> ParseVolumePath(const std::string& path) {
 }
 
 std::string VolumePath(const std::string& whole, uint32_t index, uint32_t count) {
-  absl::string_view stem = whole;
-  if (absl::EndsWith(stem, kSuffix)) stem.remove_suffix(kSuffix.size());
-  return absl::StrFormat("%s-%05d-of-%05d%s", stem, index, count, kSuffix);
+  return absl::StrFormat("%s-%05d-of-%05d%s", StemOf(whole), index, count, kSuffix);
 }
+
+std::string FirstVolumePrefix(const std::string& whole) { return absl::StrCat(StemOf(whole), "-00001-of-"); }
 
 std::vector<std::string> VolumePaths(const std::string& whole, uint32_t count) {
   std::vector<std::string> paths;
@@ -55,7 +61,7 @@ std::vector<std::string> VolumePaths(const std::string& whole, uint32_t count) {
 absl::StatusOr<std::string> ResolvePackedPath(FileSystem& fs, const std::string& path) {
   if (fs.Exists(path) || !absl::EndsWith(path, kSuffix)) return path;
   std::vector<std::string> first;
-  for (const std::string& found : fs.ListPrefix(path.substr(0, path.size() - kSuffix.size()) + "-00001-of-")) {
+  for (const std::string& found : fs.ListPrefix(FirstVolumePrefix(path))) {
     const absl::optional<VolumeName> volume = ParseVolumePath(found);
     if (volume.has_value() && volume->whole == path) first.push_back(found);
   }

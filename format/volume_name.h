@@ -22,6 +22,8 @@ absl::optional<VolumeName> ParseVolumePath(const std::string& path);
 
 // `whole` is NAME.kpk; a name without .kpk is taken as it is, and gets .kpk behind the numbers.
 std::string VolumePath(const std::string& whole, uint32_t index, uint32_t count);
+// What the paths of first volumes of sets of that name begin with.
+std::string FirstVolumePrefix(const std::string& whole);
 std::vector<std::string> VolumePaths(const std::string& whole, uint32_t count);
 
 // What to open when the user says `path`: `path` itself where it exists or nothing better does; the first volume of its

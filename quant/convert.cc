@@ -5,19 +5,24 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <set>
 #include <utility>
 
 #include "absl/strings/str_join.h"
 #include "absl/types/optional.h"
-#include "format/packed_index.h"
+#include "format/packed_target.h"
 #include "format/packed_verify.h"
 #include "format/packed_writer.h"
 #include "format/parallel_for.h"
 #include "format/plan_identity.h"
 #include "format/status.h"
+#include "format/volume_name.h"
+#include "format/volume_plan.h"
+#include "format/volume_set.h"
 #include "quant/band_encoder.h"
 #include "quant/convert_plan.h"
+#include "quant/destination.h"
 #include "quant/source_compare.h"
 
 namespace kompakt {
@@ -237,36 +242,14 @@ std::vector<ConvertReport::ClassError> SumErrors(const PackedIndex& index) {
   return errors;
 }
 
-absl::Status InTheWay(const std::string& destination, absl::string_view why) {
-  return absl::AlreadyExistsError(
-      absl::StrCat(destination, " exists and ", why, "; --force replaces it, another name keeps it"));
-}
-
-// The file that lies at the destination, when it is the result of this very plan. kAlreadyExists when it is something
-// else.
-absl::StatusOr<PackedIndex> ReadSameResult(FileSystem& fs, const std::string& destination, const Manifest& plan) {
-  KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs.OpenForRead(destination));
-  absl::StatusOr<PackedIndex> index = ReadPackedIndex(*file, destination);
-  if (!index.ok())
-    return InTheWay(destination, absl::StrCat("is not what this conversion makes (", index.status().message(), ")"));
-  const std::string difference = PlanDifference(PlanIdentity(index->manifest), PlanIdentity(plan));
-  if (!difference.empty()) return InTheWay(destination, absl::StrCat("was made from something else: ", difference));
-  return index;
-}
-
-// A folder or device in the place of the file would only be found by the rename, hours later.
-absl::Status CheckReplaceable(FileSystem& fs, const std::string& destination) {
-  const absl::Status status = fs.OpenForRead(destination).status();
-  return absl::IsFailedPrecondition(status) ? UsageError(status.message()) : status;
-}
-
-// A full disk is told before any weight is read.
-absl::Status CheckRoom(FileSystem& fs, const std::string& destination, uint64_t file_bytes) {
-  if (fs.Exists(destination + ".partial")) return absl::OkStatus();  // allocated already
-  KOMPAKT_ASSIGN_OR_RETURN(const uint64_t free_bytes, fs.FreeBytes(destination));
-  if (free_bytes >= file_bytes) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat(destination, " needs ", file_bytes, " bytes, the disk has ", free_bytes, " free"));
+// What lies at `path`, when it is the result of this very plan. kAlreadyExists when it is something else.
+absl::StatusOr<OpenedPacked> OpenSameResult(FileSystem& fs, const std::string& path, const Manifest& plan) {
+  absl::StatusOr<OpenedPacked> file = OpenPacked(fs, path);
+  if (!file.ok())
+    return InTheWay(path, absl::StrCat("is not what this conversion makes (", file.status().message(), ")"));
+  const std::string difference = PlanDifference(PlanIdentity(file->index.manifest), PlanIdentity(plan));
+  if (!difference.empty()) return InTheWay(path, absl::StrCat("was made from something else: ", difference));
+  return file;
 }
 
 // The destination is there already: is it the result of `plan`, made from the source as it is now, and intact?
@@ -274,18 +257,19 @@ absl::Status CheckRoom(FileSystem& fs, const std::string& destination, uint64_t 
 absl::StatusOr<ConvertReport> CheckExisting(const TensorSource& source, const WritePlan& plan,
                                             const std::string& destination, const ConvertOptions& options,
                                             FileSystem& fs) {
-  KOMPAKT_ASSIGN_OR_RETURN(const PackedIndex there, ReadSameResult(fs, destination, plan.manifest));
+  KOMPAKT_ASSIGN_OR_RETURN(const OpenedPacked file, OpenSameResult(fs, destination, plan.manifest));
+  const PackedIndex& there = file.index;
   const SourceCompare compare = {options.threads, options.interrupted, nullptr};
   KOMPAKT_ASSIGN_OR_RETURN(const std::string difference,
                            FirstSourceDifference(source, RecordedSourceXxh3(there.manifest, there.layout), compare));
   if (!difference.empty()) return InTheWay(destination, absl::StrCat("was made from something else: ", difference));
-  KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs.OpenForRead(destination));
   const std::vector<absl::Status> damage =
-      VerifyBytes(*file, destination, there, {options.threads, nullptr, options.interrupted});
+      VerifyBytes(*file.data, file.path, there, {options.threads, nullptr, options.interrupted});
   if (!damage.empty() && absl::IsCancelled(damage.back())) return damage.back();
   if (!damage.empty()) return InTheWay(destination, absl::StrCat("is damaged (", damage.front().message(), ")"));
   ConvertReport report;
-  report.file_bytes = there.header.file_bytes;
+  report.file_bytes = file.file_bytes;
+  for (const OpenedPacked::OneFile& one : file.files) report.paths.push_back(one.path);
   report.already_complete = true;
   report.errors = SumErrors(there);
   return report;
@@ -293,7 +277,8 @@ absl::StatusOr<ConvertReport> CheckExisting(const TensorSource& source, const Wr
 
 // Records of an interrupted run were made from files that have changed since: are they still what the files give?
 absl::Status CompareFinished(const TensorSource& source, const PackedLayout& layout, PackedWriter& writer,
-                             const std::string& destination, const ConvertOptions& options) {
+                             const std::string& destination, const std::vector<std::string>& paths,
+                             const ConvertOptions& options) {
   const std::set<std::string> changed(writer.changed_sources().begin(), writer.changed_sources().end());
   if (changed.empty()) return absl::OkStatus();
   const auto expected = [&](const TensorInfo& tensor) -> absl::optional<uint64_t> {
@@ -310,8 +295,8 @@ absl::Status CompareFinished(const TensorSource& source, const PackedLayout& lay
   if (difference.empty()) return writer.AcceptSources();
   return absl::FailedPreconditionError(absl::StrCat(
       absl::StrJoin(changed, ", "), changed.size() == 1 ? " has" : " have", " changed since the interrupted run: ",
-      difference, "; to go on, restore what it was; to start over, add --restart or delete ", destination,
-      ".partial and ", destination, ".partial.journal"));
+      difference, "; to go on, restore what it was; to start over, add --restart or delete ", PartialNames(paths),
+      " and ", JournalPath(destination)));
 }
 
 // A file that was written to while it was read gives weights that belong to no checkpoint.
@@ -333,35 +318,51 @@ absl::StatusOr<ConvertReport> Convert(const TensorSource& source, const QuantRec
                                       const std::string& destination, const ConvertOptions& options, FileSystem& fs) {
   KOMPAKT_ASSIGN_OR_RETURN(const ConversionPlan plan, PlanConversion(source, recipe, options.threads));
   KOMPAKT_ASSIGN_OR_RETURN(WritePlan write, MakeWritePlan(source, recipe, plan.choices, plan.layout));
-  if (fs.Exists(destination)) {
-    KOMPAKT_RETURN_IF_ERROR(CheckReplaceable(fs, destination));
-    absl::StatusOr<ConvertReport> same = CheckExisting(source, write, destination, options, fs);
+  if (options.volume_bytes != 0) {
+    if (ParseVolumePath(destination).has_value()) {
+      return UsageError(destination, ": with --volume-size, expected the name of the whole, for example ",
+                        ParseVolumePath(destination)->whole, "; volumes are numbered by themselves");
+    }
+    KOMPAKT_RETURN_IF_ERROR(CutIntoVolumes(write, options.volume_bytes));
+  }
+  const std::vector<std::string> paths = TargetPaths(destination, write.manifest);
+  if (const std::string there = ExistingDestination(fs, destination, paths); !there.empty()) {
+    KOMPAKT_RETURN_IF_ERROR(CheckReplaceable(fs, there));
+    absl::StatusOr<ConvertReport> same = CheckExisting(source, write, there, options, fs);
     if (same.ok()) {
       // A crash between the rename and the end of the run before leaves its journal.
-      const std::string partial = destination + ".partial";
-      if (!fs.Exists(partial) && fs.Exists(partial + ".journal")) (void)fs.Remove(partial + ".journal");
+      const std::string journal = JournalPath(destination);
+      if (!AnyPartial(fs, paths) && fs.Exists(journal)) (void)fs.Remove(journal);
       return same;
     }
     if (!options.force || !absl::IsAlreadyExists(same.status())) return same.status();
   }
-  KOMPAKT_RETURN_IF_ERROR(CheckRoom(fs, destination, plan.file_bytes));
+  const auto names_free = [&] {
+    const absl::Status status = CheckNamesFree(fs, destination, paths);
+    return options.force && absl::IsAlreadyExists(status) ? absl::OkStatus() : status;
+  };
+  KOMPAKT_RETURN_IF_ERROR(names_free());
+  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint64_t> volume_bytes, VolumeFileBytes(write));
+  const uint64_t file_bytes = std::accumulate(volume_bytes.begin(), volume_bytes.end(), uint64_t{0});
+  KOMPAKT_RETURN_IF_ERROR(CheckRoom(fs, destination, paths, file_bytes));
 
   const std::vector<SourceState> states = write.source_states;
   RereadOptions reread = {options.restart, options.threads, options.interrupted, nullptr};
   KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<PackedWriter> writer,
                            PackedWriter::Open(fs, destination, std::move(write), reread));
-  KOMPAKT_RETURN_IF_ERROR(CompareFinished(source, plan.layout, *writer, destination, options));
+  KOMPAKT_RETURN_IF_ERROR(CompareFinished(source, plan.layout, *writer, destination, paths, options));
+  KOMPAKT_RETURN_IF_ERROR(names_free());  // now that it is known which renamed volumes are ours
   ConvertReport report;
-  report.file_bytes = plan.file_bytes;
+  report.file_bytes = file_bytes;
+  report.paths = paths;
   report.resumed_records = writer->resumed_records();
   Conversion conversion(source, plan.choices, plan.layout, plan.scale_search, *writer, options);
   KOMPAKT_RETURN_IF_ERROR(conversion.Run());
   KOMPAKT_RETURN_IF_ERROR(CheckUnchanged(source, states));
   KOMPAKT_RETURN_IF_ERROR(writer->Commit(reread));
 
-  KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs.OpenForRead(destination));
-  KOMPAKT_ASSIGN_OR_RETURN(const PackedIndex written, ReadPackedIndex(*file, destination));
-  report.errors = SumErrors(written);
+  KOMPAKT_ASSIGN_OR_RETURN(const OpenedPacked written, OpenPacked(fs, paths[0]));
+  report.errors = SumErrors(written.index);
   return report;
 }
 

@@ -37,12 +37,23 @@ struct ConversionPlan {
   int64_t parameters = 0;
   uint64_t source_bytes = 0;
   uint64_t tensor_bytes = 0;    // of the packed tensors
-  uint64_t file_bytes = 0;      // of the whole file, exactly
+  uint64_t file_bytes = 0;      // of the whole file, or of all volumes, exactly
   uint64_t peak_ram_bytes = 0;  // an upper bound of the process' resident memory, page cache not counted
 };
 absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const QuantRecipe& recipe, int threads);
 
+// Cuts a plan into volumes of at most `volume_bytes` (CutIntoVolumes of format/volume_plan.h).
+struct PlannedFile {
+  std::string path;
+  uint64_t bytes = 0;
+  std::string content;  // for people: its first and its last record
+};
+absl::StatusOr<std::vector<PlannedFile>> PlanVolumes(const TensorSource& source, const QuantRecipe& recipe,
+                                                     const std::string& destination, const ConversionPlan& plan,
+                                                     uint64_t volume_bytes);
+
 struct ConvertOptions {
+  uint64_t volume_bytes = 0;  // largest size of a file; 0: one file, whatever its size
   int threads = 1;
   bool force = false;                              // replace an existing destination made from something else
   bool restart = false;                            // throw away what an interrupted conversion left
@@ -52,7 +63,8 @@ struct ConvertOptions {
 };
 
 struct ConvertReport {
-  uint64_t file_bytes = 0;
+  uint64_t file_bytes = 0;         // of all files together
+  std::vector<std::string> paths;  // the destination, or its volumes
   int64_t resumed_records = 0;
   bool already_complete = false;  // the destination was this very result before we began; it was verified
   // Error against the source per (class, format), lossy tensors only.

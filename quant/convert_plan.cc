@@ -5,7 +5,9 @@
 #include <tuple>
 #include <utility>
 
+#include "format/packed_target.h"
 #include "format/status.h"
+#include "format/volume_plan.h"
 #include "quant/band_encoder.h"
 #include "quant/convert.h"
 
@@ -116,6 +118,22 @@ absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const 
   KOMPAKT_ASSIGN_OR_RETURN(plan.file_bytes, PackedFileBytes(write));
   plan.peak_ram_bytes = PeakRamBytes(source, plan, write.manifest, threads);
   return plan;
+}
+
+absl::StatusOr<std::vector<PlannedFile>> PlanVolumes(const TensorSource& source, const QuantRecipe& recipe,
+                                                     const std::string& destination, const ConversionPlan& plan,
+                                                     uint64_t volume_bytes) {
+  KOMPAKT_ASSIGN_OR_RETURN(WritePlan write, MakeWritePlan(source, recipe, plan.choices, plan.layout));
+  if (volume_bytes != 0) KOMPAKT_RETURN_IF_ERROR(CutIntoVolumes(write, volume_bytes));
+  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint64_t> bytes, VolumeFileBytes(write));
+  const std::vector<std::string> paths = TargetPaths(destination, write.manifest);
+  std::vector<PlannedFile> files;
+  for (size_t v = 0; v < paths.size(); ++v) {
+    const VolumeSpan span = paths.size() == 1 ? VolumeSpan{0, write.layout.data_end()}
+                                              : SpanOfVolume(write.manifest.volumes(), static_cast<int>(v) + 1);
+    files.push_back({paths[v], bytes[v], ContentOfVolume(write.layout, span)});
+  }
+  return files;
 }
 
 }  // namespace kompakt

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "format/packed_target.h"
 #include "format/status.h"
 #include "tools/model_input.h"
 #include "tools/plan_report.h"
@@ -39,6 +40,7 @@ class ConvertVerb : public Verb {
       KOMPAKT_RETURN_IF_ERROR(report.preflight.Outcome());
       return kExitYes;
     }
+    KOMPAKT_ASSIGN_OR_RETURN(volume_bytes_, VolumeBytes(flags_));
     KOMPAKT_ASSIGN_OR_RETURN(const ChosenRecipe chosen, ChooseRecipe(flags_, *source, threads));
     if (chosen.fit.has_value()) PrintNotice(absl::StrCat("note: --fit chose ", chosen.fit->chosen));
     return Convert(*source, chosen.recipe, threads);
@@ -53,6 +55,7 @@ class ConvertVerb : public Verb {
       ConvertOptions options;
       options.threads = threads;
       options.force = force_;
+      options.volume_bytes = volume_bytes_;
       options.restart = restart_;
       options.interrupted = &Interrupted();
       options.progress = [&](uint64_t done, uint64_t total) { progress.Update(done, total); };
@@ -60,7 +63,7 @@ class ConvertVerb : public Verb {
     }
     if (absl::IsCancelled(report.status())) {
       return absl::CancelledError(
-          absl::StrCat("what is done is kept in ", destination_, ".partial; the same command goes on from there"));
+          absl::StrCat("what is done is kept in ", KeptIn(), "; the same command goes on from there"));
     }
     if (!report.ok()) return report.status();
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -68,9 +71,15 @@ class ConvertVerb : public Verb {
     return kExitYes;
   }
 
+  // The names of volumes depend on their number, which only the plan knows.
+  std::string KeptIn() const {
+    if (volume_bytes_ == 0) return PartialPath(destination_);
+    return absl::StrCat(destination_, "'s volumes, .partial,");
+  }
+
   std::string Text(const ConvertReport& report, double seconds) const {
     std::string text = absl::StrFormat(
-        "%s  %s bytes, %s in %.2f s\n", destination_, GroupedDigits(static_cast<int64_t>(report.file_bytes)),
+        "%s  %s bytes, %s in %.2f s\n", FilesText(report), GroupedDigits(static_cast<int64_t>(report.file_bytes)),
         report.already_complete ? "was already complete and is intact, checked" : "written and verified", seconds);
     if (report.resumed_records > 0) {
       absl::StrAppend(&text, "resumed: ", report.resumed_records, " records of an earlier run were checked and kept\n");
@@ -86,6 +95,11 @@ class ConvertVerb : public Verb {
     return text;
   }
 
+  static std::string FilesText(const ConvertReport& report) {
+    if (report.paths.size() == 1) return report.paths[0];
+    return absl::StrCat(report.paths.front(), " to ", report.paths.back(), ", ", report.paths.size(), " volumes:");
+  }
+
   nlohmann::ordered_json Json(const ConvertReport& report, double seconds) const {
     nlohmann::ordered_json errors = nlohmann::ordered_json::array();
     for (const auto& e : report.errors) {
@@ -95,7 +109,8 @@ class ConvertVerb : public Verb {
                         {"nmse_db", e.nmse_db},
                         {"max_abs_error", e.max_abs_error}});
     }
-    return {{"file", destination_},
+    return {{"file", report.paths[0]},
+            {"files", report.paths},
             {"file_bytes", report.file_bytes},
             {"seconds", seconds},
             {"already_complete", report.already_complete},
@@ -106,6 +121,7 @@ class ConvertVerb : public Verb {
   std::string source_;
   std::string destination_;
   RecipeFlags flags_;
+  uint64_t volume_bytes_ = 0;
   int threads_ = 0;
   bool dry_run_ = false;
   bool force_ = false;

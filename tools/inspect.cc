@@ -8,6 +8,7 @@
 #include "format/near_names.h"
 #include "format/packed_reader.h"
 #include "format/status.h"
+#include "format/volume_plan.h"
 #include "nlohmann/json.hpp"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
@@ -127,6 +128,15 @@ class InspectVerb : public Verb {
                                  : nmse  ? absl::StrFormat("%.2f", *nmse)
                                          : "-"));
     }
+    const auto& files = file_->file().files;
+    if (files.size() > 1) {
+      absl::StrAppend(&text, "\n", files.size(), " volumes, set id ",
+                      absl::Hex(manifest.volumes().set_id(), absl::kZeroPad16), "\n");
+      for (size_t v = 0; v < files.size(); ++v) {
+        absl::StrAppend(&text, absl::StrFormat("  %15s  %s  %s\n", GroupedDigits(static_cast<int64_t>(files[v].bytes)),
+                                               files[v].path, VolumeContent(v)));
+      }
+    }
     absl::StrAppend(&text, "\nrecipe\n", manifest.recipe());
     absl::StrAppend(&text, "\nmade by kompakt ", manifest.provenance().tool_version(), " from\n");
     for (const SourceFile& f : manifest.provenance().source_files()) {
@@ -135,6 +145,10 @@ class InspectVerb : public Verb {
     }
     for (const std::string& notice : manifest.provenance().notices()) absl::StrAppend(&text, "note: ", notice, "\n");
     return text;
+  }
+
+  std::string VolumeContent(size_t volume) const {
+    return ContentOfVolume(file_->layout(), SpanOfVolume(file_->manifest().volumes(), static_cast<int>(volume) + 1));
   }
 
   nlohmann::ordered_json FileJson(const Manifest& manifest, const std::vector<RoleSummary>& rows) const {
@@ -155,8 +169,14 @@ class InspectVerb : public Verb {
     nlohmann::ordered_json assets = nlohmann::ordered_json::array();
     for (const AssetFile& f : manifest.assets().files())
       assets.push_back({{"name", f.name()}, {"bytes", f.content().size()}});
+    nlohmann::ordered_json volumes = nlohmann::ordered_json::array();
+    const auto& files = file_->file().files;
+    for (size_t v = 0; files.size() > 1 && v < files.size(); ++v) {
+      volumes.push_back({{"file", files[v].path}, {"bytes", files[v].bytes}, {"content", VolumeContent(v)}});
+    }
     return {{"file", path_},
             {"file_bytes", file_->file_bytes()},
+            {"volumes", std::move(volumes)},
             {"architecture", arch.architecture()},
             {"model_type", arch.model_type()},
             {"parameters", file_->schema().parameter_count()},
@@ -213,7 +233,8 @@ class InspectVerb : public Verb {
     const double mean = sum / n;
     const double deviation = std::sqrt(std::max(0.0, squares / n - mean * mean));
     const Histogram histogram = HistogramOf(values);
-    const uint64_t offset = extent.record_offset(record) + part.offset_in_record;
+    const FilePlace place_in_file =
+        PlaceOf(file_->file().index, file_->path(), extent.record_offset(record) + part.offset_in_record);
     if (json_) {
       nlohmann::ordered_json json = {{"tensor", t.Name()},
                                      {"role", entry.role()},
@@ -221,7 +242,8 @@ class InspectVerb : public Verb {
                                      {"cols", t.cols},
                                      {"format", entry.format()},
                                      {"bytes", entry.bytes()},
-                                     {"offset", offset},
+                                     {"file", place_in_file.path},
+                                     {"offset", place_in_file.offset},
                                      {"exact", entry.exact()},
                                      {"source_dtype", entry.source_dtype()},
                                      {"mean", mean},
@@ -234,9 +256,9 @@ class InspectVerb : public Verb {
       return kExitYes;
     }
     std::string text = absl::StrFormat(
-        "%s\n  shape      [%d, %d]\n  format     %s, %s bytes at offset %s, checksum right\n  source     %s\n",
+        "%s\n  shape      [%d, %d]\n  format     %s, %s bytes at offset %s of %s, checksum right\n  source     %s\n",
         t.Name(), t.rows, t.cols, entry.format(), GroupedDigits(static_cast<int64_t>(entry.bytes())),
-        GroupedDigits(static_cast<int64_t>(offset)), entry.source_dtype());
+        GroupedDigits(static_cast<int64_t>(place_in_file.offset)), place_in_file.path, entry.source_dtype());
     if (entry.exact()) {
       absl::StrAppend(&text, "  error      none: the source's codes bit for bit\n");
     } else if (error.any) {

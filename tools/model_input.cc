@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -21,10 +22,12 @@
 namespace kompakt {
 namespace {
 
+// NAME.kpk may stand for its volumes, and need not exist; a packed file says better than this what it lacks.
 absl::StatusOr<bool> IsFolder(const std::string& path) {
   struct stat info {};
-  if (stat(path.c_str(), &info) != 0) return IoError(errno, "open", path);
-  return S_ISDIR(info.st_mode);
+  if (stat(path.c_str(), &info) == 0) return S_ISDIR(info.st_mode);
+  if (errno == ENOENT && absl::EndsWith(path, ".kpk")) return false;
+  return IoError(errno, "open", path);
 }
 
 }  // namespace

@@ -26,6 +26,15 @@ std::string FitText(const ChosenRecipe& recipe) {
                       " working memory, of ", HumanBytes(recipe.fit_budget_bytes), "\n");
 }
 
+std::string VolumesText(const std::vector<PlannedFile>& files) {
+  std::string text = absl::StrCat("volumes     ", files.size(), "\n");
+  for (const PlannedFile& file : files) {
+    absl::StrAppend(&text, "  ", file.path, "  ", GroupedDigits(static_cast<int64_t>(file.bytes)), " bytes  ",
+                    file.content, "\n");
+  }
+  return text;
+}
+
 double BitsPerWeight(uint64_t bytes, int64_t parameters) {
   return parameters > 0 ? 8.0 * static_cast<double>(bytes) / static_cast<double>(parameters) : 0;
 }
@@ -37,7 +46,13 @@ absl::StatusOr<PlanReport> MakePlanReport(const TensorSource& source, const Reci
   PlanReport report;
   KOMPAKT_ASSIGN_OR_RETURN(report.recipe, ChooseRecipe(flags, source, threads));
   KOMPAKT_ASSIGN_OR_RETURN(report.plan, PlanConversion(source, report.recipe.recipe, threads));
-  report.preflight = CheckBeforeWork(source, report.plan, destination, threads);
+  KOMPAKT_ASSIGN_OR_RETURN(const uint64_t volume_bytes, VolumeBytes(flags));
+  KOMPAKT_ASSIGN_OR_RETURN(report.files,
+                           PlanVolumes(source, report.recipe.recipe, destination.empty() ? "NAME.kpk" : destination,
+                                       report.plan, volume_bytes));
+  report.plan.file_bytes = 0;
+  for (const PlannedFile& file : report.files) report.plan.file_bytes += file.bytes;
+  report.preflight = CheckBeforeWork(source, report.recipe.recipe, report.plan, report.files, destination, threads);
   return report;
 }
 
@@ -69,6 +84,7 @@ std::string PlanText(const TensorSource& source, const PlanReport& report) {
   if (plan.scale_search != SearchEffort::kDefault) {
     absl::StrAppend(&text, "search      ", EffortName(plan.scale_search), " search for scales\n");
   }
+  if (report.files.size() > 1) absl::StrAppend(&text, VolumesText(report.files));
   if (report.recipe.fit.has_value()) absl::StrAppend(&text, FitText(report.recipe));
   return text + report.preflight.Text();
 }
@@ -101,6 +117,13 @@ nlohmann::ordered_json PlanJson(const TensorSource& source, const PlanReport& re
                                  {"scale_search", std::string(EffortName(plan.scale_search))},
                                  {"lines", std::move(lines)},
                                  {"notices", source.notices()}};
+  if (report.files.size() > 1) {
+    nlohmann::ordered_json volumes = nlohmann::ordered_json::array();
+    for (const PlannedFile& file : report.files) {
+      volumes.push_back({{"file", file.path}, {"bytes", file.bytes}, {"content", file.content}});
+    }
+    json["volumes"] = std::move(volumes);
+  }
   json.update(report.preflight.Json());
   if (const auto& fit = report.recipe.fit; fit.has_value()) {
     json["fit"] = {{"chosen", fit->chosen},

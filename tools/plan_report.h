@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "format/tensor_source.h"
 #include "nlohmann/json.hpp"
@@ -15,6 +16,7 @@ namespace kompakt {
 // caller's to turn into an exit code.
 struct PlanReport {
   ConversionPlan plan;
+  std::vector<PlannedFile> files;  // one, or one per volume
   ChosenRecipe recipe;
   Preflight preflight;
 };

@@ -1,5 +1,6 @@
 #include "tools/preflight.h"
 
+#include <algorithm>
 #include <fstream>
 #include <limits>
 
@@ -8,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "format/file_system.h"
+#include "format/packed_target.h"
 #include "tools/terminal.h"
 
 namespace kompakt {
@@ -15,7 +17,7 @@ namespace {
 
 std::string Bytes(uint64_t bytes) { return GroupedDigits(static_cast<int64_t>(bytes)) + " bytes"; }
 
-Preflight::Check FreeDisk(const std::string& destination, uint64_t needed) {
+Preflight::Check FreeDisk(const std::string& destination, const std::vector<PlannedFile>& files, uint64_t needed) {
   Preflight::Check check{.name = "free disk", .status = absl::OkStatus(), .found = ""};
   FileSystem& fs = PosixFileSystem();
   const auto free_bytes = fs.FreeBytes(destination);
@@ -25,14 +27,28 @@ Preflight::Check FreeDisk(const std::string& destination, uint64_t needed) {
     return check;
   }
   check.found = absl::StrCat(HumanBytes(*free_bytes), " free");
-  if (*free_bytes < needed && !fs.Exists(destination + ".partial")) {
+  // What an interrupted run has allocated is no longer free.
+  const bool allocated = std::any_of(files.begin(), files.end(),
+                                     [&](const PlannedFile& file) { return fs.Exists(PartialPath(file.path)); });
+  if (*free_bytes < needed && !allocated) {
     check.status = absl::ResourceExhaustedError(
         absl::StrCat(destination, ": expected ", Bytes(needed), " of free disk, found ", Bytes(*free_bytes)));
   }
   return check;
 }
 
-Preflight::Check FileSize(const std::string& destination, uint64_t needed) {
+// A size that a smaller file would have, in words; or why there is none.
+std::string VolumeAdvice(const TensorSource& source, const QuantRecipe& recipe, const ConversionPlan& plan,
+                         const std::string& destination, uint64_t most) {
+  const auto files = PlanVolumes(source, recipe, destination, plan, most);
+  if (!files.ok()) return absl::StrCat("no --volume-size helps: ", files.status().message());
+  return absl::StrCat("--volume-size ", most, " cuts it into ", files->size(), " volumes");
+}
+
+Preflight::Check FileSize(const TensorSource& source, const QuantRecipe& recipe, const ConversionPlan& plan,
+                          const std::vector<PlannedFile>& files, const std::string& destination) {
+  uint64_t needed = 0;
+  for (const PlannedFile& file : files) needed = std::max(needed, file.bytes);
   Preflight::Check check{.name = "file size", .status = absl::OkStatus(), .found = ""};
   const uint64_t most = PosixFileSystem().MostFileBytes(destination);
   check.found = most == std::numeric_limits<uint64_t>::max() ? "no limit known" : HumanBytes(most) + " at most";
@@ -40,7 +56,7 @@ Preflight::Check FileSize(const std::string& destination, uint64_t needed) {
     check.status =
         absl::ResourceExhaustedError(absl::StrCat(destination, ": expected to write a file of ", Bytes(needed),
                                                   ", the file system or a limit of this process allows ", Bytes(most),
-                                                  "; --volume-size ", most, " cuts it into volumes"));
+                                                  "; ", VolumeAdvice(source, recipe, plan, destination, most)));
   }
   return check;
 }
@@ -84,12 +100,12 @@ nlohmann::ordered_json Preflight::Json() const {
   return json;
 }
 
-Preflight CheckBeforeWork(const TensorSource& source, const ConversionPlan& plan, const std::string& destination,
-                          int threads) {
+Preflight CheckBeforeWork(const TensorSource& source, const QuantRecipe& recipe, const ConversionPlan& plan,
+                          const std::vector<PlannedFile>& files, const std::string& destination, int threads) {
   Preflight preflight;
   if (!destination.empty()) {
-    preflight.checks.push_back(FreeDisk(destination, plan.file_bytes));
-    preflight.checks.push_back(FileSize(destination, plan.file_bytes));
+    preflight.checks.push_back(FreeDisk(destination, files, plan.file_bytes));
+    preflight.checks.push_back(FileSize(source, recipe, plan, files, destination));
   }
   const bool can_write = preflight.Outcome().ok();
   auto speed = EstimateSpeed(source, plan, threads, can_write ? destination : "", PosixFileSystem());

@@ -30,8 +30,9 @@ struct Preflight {
   nlohmann::ordered_json Json() const;
 };
 
-// Reads no tensor data but what the speed probe encodes. `destination` may be empty: then only memory and speed.
-Preflight CheckBeforeWork(const TensorSource& source, const ConversionPlan& plan, const std::string& destination,
-                          int threads);
+// Reads no tensor data but what the speed probe encodes. `files` are what the conversion writes (PlanVolumes).
+// `destination` may be empty: then only memory and speed.
+Preflight CheckBeforeWork(const TensorSource& source, const QuantRecipe& recipe, const ConversionPlan& plan,
+                          const std::vector<PlannedFile>& files, const std::string& destination, int threads);
 
 }  // namespace kompakt

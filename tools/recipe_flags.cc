@@ -36,6 +36,13 @@ void DeclareRecipeFlags(CLI::App& app, RecipeFlags& flags) {
   app.add_option("--fit", flags.fit, "Choose formats so that file, KV cache and working memory stay within, say, 8GiB")
       ->excludes(recipe);
   app.add_option("-c,--ctx-size", flags.context, "Tokens of the KV cache that --fit counts (default 4096)");
+  app.add_option("--volume-size", flags.volume_size,
+                 "Cut the file into volumes of at most, say, 40GiB: NAME-00001-of-000NN.kpk");
+}
+
+absl::StatusOr<uint64_t> VolumeBytes(const RecipeFlags& flags) {
+  if (flags.volume_size.empty()) return uint64_t{0};
+  return ParseByteSize("--volume-size", flags.volume_size);
 }
 
 absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const TensorSource& source, int threads) {

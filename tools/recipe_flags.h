@@ -1,4 +1,4 @@
-// The flags of convert and plan that choose formats.
+// The flags of convert and plan that decide what is written: formats, and the size of volumes.
 #pragma once
 
 #include <string>
@@ -19,9 +19,10 @@ struct RecipeFlags {
   std::string fit;           // an amount; empty: by --recipe
   int64_t context = 4096;    // -c: of the KV cache that --fit counts
   std::string scale_search;  // empty: what the recipe says
+  std::string volume_size;   // an amount; empty: one file
 };
 
-// Adds --recipe, --tensor, --scale-search, --fit and -c to a verb.
+// Adds --recipe, --tensor, --scale-search, --fit, -c and --volume-size to a verb.
 void DeclareRecipeFlags(CLI::App& app, RecipeFlags& flags);
 
 struct ChosenRecipe {
@@ -33,5 +34,8 @@ struct ChosenRecipe {
 // A built-in name or a recipe file, plus the overrides; or what fits the budget. kInvalidArgument for flags that
 // contradict each other.
 absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const TensorSource& source, int threads);
+
+// --volume-size in bytes; 0 without it. kInvalidArgument for what is no amount.
+absl::StatusOr<uint64_t> VolumeBytes(const RecipeFlags& flags);
 
 }  // namespace kompakt
