@@ -7,6 +7,8 @@
 #include <sstream>
 
 #include "format/packed_reader.h"
+#include "format/volume_name.h"
+#include "format/volume_plan.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/scratch_folder.h"
@@ -92,6 +94,34 @@ TEST(ReadKpkScript, ListsAndExtractsOneTensor) {
   const auto [extracted, message] = RunScript(folder, absl::StrCat("'", path, "' model.norm.weight -o '", out, "'"));
   EXPECT_EQ(extracted, 0) << message;
   EXPECT_EQ(ReadNpy(out).size(), 136u);
+}
+
+TEST(ReadKpkScript, ReadsVolumesLikeTheWholeFile) {
+  const ScratchFolder folder;
+  const auto schema = ModelSchema::Create(SmallV3Arch());
+  ASSERT_TRUE(schema.ok()) << schema.status();
+  WritePlan plan = SyntheticPlan(*schema, EveryFormat(*schema));
+  ASSERT_TRUE(WriteSyntheticFile(PosixFileSystem(), folder / "whole.kpk", plan, 7).ok());
+  ASSERT_TRUE(CutIntoVolumes(plan, *PackedFileBytes(plan) / 3).ok());
+  ASSERT_TRUE(WriteSyntheticFile(PosixFileSystem(), folder / "set.kpk", plan, 7).ok());
+  const auto count = static_cast<uint32_t>(plan.manifest.volumes().ends_size());
+  ASSERT_GE(count, 3u);
+  for (const char* name : {"whole", "set"}) {
+    std::filesystem::create_directory(folder / name);
+    const std::string path =
+        std::string(name) == "set" ? VolumePath(folder / "set.kpk", 2, count) : folder / "whole.kpk";
+    const auto [status, output] = RunScript(folder, absl::StrCat("'", path, "' --dump '", folder / name, "'"));
+    ASSERT_EQ(status, 0) << output;
+  }
+  for (const TensorInfo& tensor : schema->tensors()) {
+    EXPECT_EQ(ReadWholeFile(folder / ("whole/" + tensor.Name() + ".npy")),
+              ReadWholeFile(folder / ("set/" + tensor.Name() + ".npy")))
+        << tensor.Name();
+  }
+  std::filesystem::rename(VolumePath(folder / "set.kpk", 3, count), folder / "elsewhere");
+  const auto [missing, message] = RunScript(folder, absl::StrCat("'", VolumePath(folder / "set.kpk", 1, count), "'"));
+  EXPECT_NE(missing, 0);
+  EXPECT_THAT(message, testing::HasSubstr(VolumePath("set.kpk", 3, count) + ": missing"));
 }
 
 TEST(ReadKpkScript, RefusesWhatIsNotAPackedFile) {
