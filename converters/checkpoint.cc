@@ -13,6 +13,7 @@
 #include "converters/input_file.h"
 #include "converters/shard_set.h"
 #include "converters/source_binder.h"
+#include "converters/suspicions.h"
 #include "format/status.h"
 
 namespace kompakt {
@@ -46,6 +47,18 @@ class Checkpoint : public TensorSource {
     return observations;
   }
 
+  SourceInventory Inventory() const override {
+    SourceInventory inventory;
+    for (const auto& shard : shards_.shards()) {
+      for (const SafetensorsEntry& entry : shard->entries()) {
+        ++inventory.tensors;
+        inventory.tensor_bytes += entry.bytes();
+      }
+    }
+    inventory.mtp_parameters = bound_.mtp_parameters;
+    return inventory;
+  }
+
   absl::StatusOr<StoredForm> Form(const TensorInfo& tensor) const override {
     KOMPAKT_ASSIGN_OR_RETURN(const size_t index, IndexOf(tensor));
     return bound_.tensors[index]->Form();
@@ -59,6 +72,7 @@ class Checkpoint : public TensorSource {
       return UsageError(tensor.Name(), ": rows in stored form begin at a multiple of ", kFp8Block, ", asked for ",
                         row_begin);
     }
+    KOMPAKT_RETURN_IF_ERROR(CheckCopies(index, row_begin, row_end));
     return bound_.tensors[index]->ReadStored(row_begin, row_end, source_bytes);
   }
 
@@ -70,6 +84,7 @@ class Checkpoint : public TensorSource {
       return UsageError(tensor.Name(), ": room for ", (row_end - row_begin) * tensor.cols, " values expected, found ",
                         out.size());
     }
+    KOMPAKT_RETURN_IF_ERROR(CheckCopies(index, row_begin, row_end));
     return bound_.tensors[index]->ReadF32(row_begin, row_end, out, source_bytes);
   }
 
@@ -131,6 +146,27 @@ class Checkpoint : public TensorSource {
   static absl::Status CheckRows(const TensorInfo& tensor, int64_t row_begin, int64_t row_end) {
     if (0 <= row_begin && row_begin < row_end && row_end <= tensor.rows) return absl::OkStatus();
     return UsageError(tensor.Name(), ": asked for rows [", row_begin, ", ", row_end, ") of ", tensor.rows);
+  }
+
+  // The MTP layers' copies of these rows are not packed, so they must be copies.
+  absl::Status CheckCopies(size_t index, int64_t row_begin, int64_t row_end) const {
+    for (const TensorCopy& copy : bound_.copies) {
+      if (copy.of != index) continue;
+      const uint64_t row_bytes = copy.original.entry->bytes() / copy.original.entry->shape[0];
+      const uint64_t begin = static_cast<uint64_t>(row_begin) * row_bytes;
+      std::vector<uint8_t> expected(static_cast<uint64_t>(row_end - row_begin) * row_bytes);
+      std::vector<uint8_t> found(expected.size());
+      KOMPAKT_RETURN_IF_ERROR(copy.original.file->Read(*copy.original.entry, begin, absl::MakeSpan(expected)));
+      KOMPAKT_RETURN_IF_ERROR(copy.tensor.file->Read(*copy.tensor.entry, begin, absl::MakeSpan(found)));
+      if (expected == found) continue;
+      const auto at = std::mismatch(expected.begin(), expected.end(), found.begin()).first - expected.begin();
+      return absl::FailedPreconditionError(
+          absl::StrCat(copy.tensor.file->path(), ": tensor ", copy.tensor.entry->name, ": expected a copy of ",
+                       copy.original.entry->name, ", found another row ",
+                       row_begin + static_cast<int64_t>(static_cast<uint64_t>(at) / row_bytes),
+                       "; an MTP layer with an embedding or head of its own cannot be kept"));
+    }
+    return absl::OkStatus();
   }
 
   std::string folder_;
@@ -203,7 +239,8 @@ absl::Status CheckPlausible(const ArchSpec& arch, const ShardSet& shards, const 
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<TensorSource>> OpenCheckpoint(const std::string& folder) {
+absl::StatusOr<std::unique_ptr<TensorSource>> OpenCheckpoint(const std::string& folder,
+                                                             const CheckpointOptions& options) {
   if (!PathExists(folder)) return absl::NotFoundError(absl::StrCat(folder, ": no such folder"));
   if (!IsFolder(folder)) return ExplainFile(folder);
   const std::string config_path = JoinPath(folder, "config.json");
@@ -217,12 +254,24 @@ absl::StatusOr<std::unique_ptr<TensorSource>> OpenCheckpoint(const std::string& 
   if (config.quantization.method == QuantMethod::kNone) {
     KOMPAKT_ASSIGN_OR_RETURN(config.quantization, ReadHfQuantConfig(folder));
   }
+  if (options.keep_mtp) {
+    if (config.arch.num_nextn_predict_layers() == 0) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(config_path, ": num_nextn_predict_layers: expected 1 or more to keep MTP layers, found 0"));
+    }
+    config.arch.set_mtp_layers(config.arch.num_nextn_predict_layers());
+  }
   KOMPAKT_ASSIGN_OR_RETURN(ShardSet shards, ShardSet::Open(folder));
   KOMPAKT_RETURN_IF_ERROR(CheckPlausible(config.arch, shards, folder));
   KOMPAKT_ASSIGN_OR_RETURN(ModelSchema schema, ModelSchema::Create(config.arch));
   KOMPAKT_ASSIGN_OR_RETURN(BoundTensors bound, BindTensors(schema, config.quantization, shards, folder));
   KOMPAKT_ASSIGN_OR_RETURN(FolderAssets assets, LoadAssets(folder));
   KOMPAKT_RETURN_IF_ERROR(CheckVocabulary(assets, config.arch.vocab_size(), folder));
+  for (const std::vector<std::string>& warnings :
+       {config.warnings, TensorWarnings(schema, bound, config.quantization.method != QuantMethod::kNone),
+        AssetWarnings(assets)}) {
+    bound.notices.insert(bound.notices.end(), warnings.begin(), warnings.end());
+  }
   return std::make_unique<Checkpoint>(folder, std::move(schema), std::move(shards), std::move(bound),
                                       std::move(assets));
 }

@@ -5,6 +5,7 @@
 #include "absl/strings/match.h"
 #include "converters/arch_table.h"
 #include "converters/json.h"
+#include "converters/suspicions.h"
 #include "format/arch_spec.h"
 #include "format/status.h"
 
@@ -205,6 +206,7 @@ absl::StatusOr<UpstreamConfig> ParseConfig(absl::string_view text, absl::string_
   KOMPAKT_ASSIGN_OR_RETURN(*arch.mutable_moe(), ParseMoe(config, *row));
   KOMPAKT_ASSIGN_OR_RETURN(upstream.quantization, ParseQuantization(config));
   KOMPAKT_RETURN_IF_ERROR(WithContext(ValidateArchSpec(arch), file));
+  upstream.warnings = ConfigWarnings(config, arch);
   return upstream;
 }
 

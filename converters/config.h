@@ -2,6 +2,9 @@
 // what this program would compute differently is refused by name.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "converters/json_fields.h"
@@ -13,6 +16,7 @@ namespace kompakt {
 struct UpstreamConfig {
   ArchSpec arch;  // has passed ValidateArchSpec
   SourceQuantization quantization;
+  std::vector<std::string> warnings;  // suspicions.h
 };
 
 // `file` names the text in messages. kUnimplemented: an architecture, rope type, scoring function, top-k method or

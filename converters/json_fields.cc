@@ -1,5 +1,6 @@
 #include "converters/json_fields.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "converters/json.h"
@@ -16,6 +17,13 @@ absl::Status JsonFields::Unexpected(absl::string_view key, absl::string_view exp
   const auto found = object_.find(std::string(key));
   if (found == object_.end()) return CorruptError(where_, ": ", key, ": expected ", expected, ", found no such key");
   return CorruptError(where_, ": ", key, ": expected ", expected, ", found ", JsonExcerpt(*found));
+}
+
+std::vector<std::string> JsonFields::Keys() const {
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : object_.items()) keys.push_back(key);
+  std::sort(keys.begin(), keys.end());
+  return keys;
 }
 
 absl::StatusOr<int64_t> JsonFields::Int(absl::string_view key) const {

@@ -23,6 +23,8 @@ class JsonFields {
   // Null when absent or JSON null.
   const nlohmann::json* Find(absl::string_view key) const;
   bool Has(absl::string_view key) const { return Find(key) != nullptr; }
+  // Every key that is there, ascending.
+  std::vector<std::string> Keys() const;
   // True when the key is there, were it with null.
   bool Mentions(absl::string_view key) const { return object_.contains(std::string(key)); }
 

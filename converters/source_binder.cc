@@ -10,6 +10,7 @@
 #include "absl/strings/strip.h"
 #include "converters/element_reads.h"
 #include "converters/source_forms.h"
+#include "format/arch_spec.h"
 #include "format/status.h"
 
 namespace kompakt {
@@ -21,6 +22,10 @@ int64_t LayerOf(absl::string_view name) {
   int64_t layer = -1;
   return absl::SimpleAtoi(name.substr(0, name.find('.')), &layer) && layer >= 0 ? layer : -1;
 }
+
+// In an MTP layer, after "model.layers.L.".
+constexpr char kEmbedCopy[] = "embed_tokens.weight";
+constexpr char kHeadCopy[] = "shared_head.head.weight";
 
 class Binder {
  public:
@@ -37,8 +42,14 @@ class Binder {
         continue;
       }
       for (const FoundTensor& used : module->used) used_.insert(used.entry);
+      bound_.quantized = bound_.quantized || module->used.size() > 1;
+      if (tensor.role == TensorRole::kRouterBias && module->used.size() == 1 &&
+          module->used[0].entry->dtype != Dtype::kF32) {
+        bound_.short_biases.push_back(module->used[0]);
+      }
       bound_.tensors.push_back(std::move(module->tensor));
     }
+    if (absl::Status copies = BindCopies(); !copies.ok() && fault_.ok()) fault_ = copies;
     std::vector<std::string> surplus = Surplus();
     // Missing tensors say most about what is wrong; a fault of one tensor says more than what it left unused.
     if (missing_.empty() && !fault_.ok()) return fault_;
@@ -86,6 +97,48 @@ class Binder {
             .first_row = tensor.role == TensorRole::kExpertUp ? tensor.rows : 0};
   }
 
+  // The MTP layers' copies of embedding and head: the same form as what they are copies of. Not every upload has them.
+  absl::Status BindCopies() {
+    const ArchSpec& arch = schema_.arch();
+    const TensorRole head = arch.tie_word_embeddings() ? TensorRole::kEmbedTokens : TensorRole::kLmHead;
+    for (int64_t layer = arch.num_hidden_layers(); layer < LayerCount(arch); ++layer) {
+      for (const auto& [name, role] : {std::pair<const char*, TensorRole>{kEmbedCopy, TensorRole::kEmbedTokens},
+                                       std::pair<const char*, TensorRole>{kHeadCopy, head}}) {
+        const FoundTensor copy = shards_.Find(absl::StrCat("model.layers.", layer, ".", name));
+        if (!copy) continue;
+        used_.insert(copy.entry);
+        const int64_t of = schema_.Find(role);
+        const std::string original_name = schema_.tensors()[static_cast<size_t>(of)].Name();
+        const FoundTensor original = shards_.Find(original_name);
+        if (!original || copy.entry->dtype != original.entry->dtype || copy.entry->shape != original.entry->shape) {
+          return MismatchError(copy, "expected a copy of ", original_name,
+                               original ? absl::StrCat(" (", InfoOf(original.entry->dtype).name, " ",
+                                                       ShapeText(original.entry->shape), ")")
+                                        : ", which is not stored as it is",
+                               ", found ", InfoOf(copy.entry->dtype).name, " ", ShapeText(copy.entry->shape));
+        }
+        bound_.copies.push_back({copy, original, static_cast<size_t>(of)});
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // What the files' MTP layers hold, by the schema that they would have if they were kept.
+  int64_t StoredMtpParameters() const {
+    ArchSpec arch = schema_.arch();
+    arch.set_mtp_layers(arch.num_nextn_predict_layers());
+    const absl::StatusOr<ModelSchema> whole = ModelSchema::Create(arch);
+    if (!whole.ok()) return 0;
+    int64_t parameters = whole->parameter_count() - whole->main_parameter_count();
+    for (int64_t layer = arch.num_hidden_layers(); layer < LayerCount(arch); ++layer) {
+      for (const char* const name : {kEmbedCopy, kHeadCopy}) {
+        const bool found = static_cast<bool>(shards_.Find(absl::StrCat("model.layers.", layer, ".", name)));
+        if (found) parameters += arch.vocab_size() * arch.hidden_size();
+      }
+    }
+    return parameters;
+  }
+
   // What no tensor of the schema used, without the kinds that are known and skipped.
   std::vector<std::string> Surplus() {
     const ArchSpec& arch = schema_.arch();
@@ -94,12 +147,13 @@ class Binder {
       uint64_t bytes = 0;
     };
     std::map<int64_t, Skipped> mtp;
+    const int64_t layers = LayerCount(arch);  // those of the schema
     std::vector<std::string> surplus;
     for (const auto& shard : shards_.shards()) {
       for (const SafetensorsEntry& entry : shard->entries()) {
         if (used_.contains(&entry)) continue;
         const int64_t layer = LayerOf(entry.name);
-        if (layer >= arch.num_hidden_layers() && layer < arch.num_hidden_layers() + arch.num_nextn_predict_layers()) {
+        if (layer >= layers && layer < arch.num_hidden_layers() + arch.num_nextn_predict_layers()) {
           ++mtp[layer].tensors;
           mtp[layer].bytes += entry.bytes();
         } else if (absl::EndsWith(entry.name, "rotary_emb.inv_freq")) {
@@ -116,7 +170,8 @@ class Binder {
       bound_.notices.push_back(absl::StrCat("MTP layer ", layer, " is not part of the main model: ", skipped.tensors,
                                             " tensors, ", skipped.bytes, " bytes skipped"));
     }
-    if (mtp.empty() && arch.num_nextn_predict_layers() > 0) {
+    if (!mtp.empty() || arch.mtp_layers() > 0) bound_.mtp_parameters = StoredMtpParameters();
+    if (mtp.empty() && arch.num_nextn_predict_layers() > arch.mtp_layers()) {
       bound_.notices.push_back(
           absl::StrCat("config.json names ", arch.num_nextn_predict_layers(), " MTP layers, the files hold none"));
     }

@@ -13,8 +13,19 @@
 
 namespace kompakt {
 
+// A tensor of an MTP layer that is a copy of a tensor of the main model.
+struct TensorCopy {
+  FoundTensor tensor;
+  FoundTensor original;
+  size_t of = 0;  // index of the original into ModelSchema::tensors()
+};
+
 struct BoundTensors {
   std::vector<std::unique_ptr<const StoredTensor>> tensors;  // parallel to ModelSchema::tensors()
+  std::vector<TensorCopy> copies;                            // of MTP layers that are kept
+  int64_t mtp_parameters = 0;                                // as SourceInventory counts them
+  bool quantized = false;                                    // some tensor has companions
+  std::vector<FoundTensor> short_biases;                     // correction biases that are not F32
   std::vector<std::string> notices;                          // skipped MTP layers and the like
 };
 

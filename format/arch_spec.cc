@@ -143,6 +143,7 @@ absl::Status ValidateArchSpec(const ArchSpec& arch) {
   KOMPAKT_RETURN_IF_ERROR(CheckRange({"num_hidden_layers", arch.num_hidden_layers()}, 1, 4096));
   KOMPAKT_RETURN_IF_ERROR(CheckRange({"max_position_embeddings", arch.max_position_embeddings()}, 1, kMaxDimension));
   KOMPAKT_RETURN_IF_ERROR(CheckRange({"num_nextn_predict_layers", arch.num_nextn_predict_layers()}, 0, 64));
+  KOMPAKT_RETURN_IF_ERROR(CheckRange({"mtp_layers", arch.mtp_layers()}, 0, arch.num_nextn_predict_layers()));
   KOMPAKT_RETURN_IF_ERROR(CheckPositive("rms_norm_eps", arch.rms_norm_eps()));
   KOMPAKT_RETURN_IF_ERROR(CheckEnum("attention kind", arch.attention(), AttentionKind_MAX));
   KOMPAKT_RETURN_IF_ERROR(CheckEnum("residual kind", arch.residual(), ResidualKind_MAX));
@@ -152,7 +153,12 @@ absl::Status ValidateArchSpec(const ArchSpec& arch) {
   return ValidateMoe(arch.moe(), arch.num_hidden_layers());
 }
 
+int64_t LayerCount(const ArchSpec& arch) { return arch.num_hidden_layers() + arch.mtp_layers(); }
+
+bool IsMtpLayer(const ArchSpec& arch, int64_t layer) { return layer >= arch.num_hidden_layers(); }
+
 bool IsMoeLayer(const ArchSpec& arch, int64_t layer) {
+  if (IsMtpLayer(arch, layer)) return true;
   return layer >= arch.moe().first_k_dense_replace() && layer % arch.moe().moe_layer_freq() == 0;
 }
 

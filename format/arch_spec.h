@@ -12,7 +12,11 @@ namespace kompakt {
 // every enum is set. Fails with kFailedPrecondition naming the field, what was expected and what was found.
 absl::Status ValidateArchSpec(const ArchSpec& arch);
 
-// True when `layer` (0-based, main model) has routed experts instead of a dense FFN.
+// Layers of the main model and MTP layers that are kept.
+int64_t LayerCount(const ArchSpec& arch);
+bool IsMtpLayer(const ArchSpec& arch, int64_t layer);
+
+// True when `layer` (0-based) has routed experts instead of a dense FFN; every MTP layer has.
 bool IsMoeLayer(const ArchSpec& arch, int64_t layer);
 
 // True when `layer` has an indexer of its own.

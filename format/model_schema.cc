@@ -31,6 +31,7 @@ bool LatentQuery(const ArchSpec& a, int64_t) { return a.mla().q_lora_rank() > 0;
 bool Dense(const ArchSpec& a, int64_t layer) { return !IsMoeLayer(a, layer); }
 bool Moe(const ArchSpec& a, int64_t layer) { return IsMoeLayer(a, layer); }
 bool Biased(const ArchSpec& a, int64_t layer) { return Moe(a, layer) && a.moe().topk_method() == TOPK_NOAUX_TC; }
+bool Mtp(const ArchSpec& a, int64_t layer) { return IsMtpLayer(a, layer); }
 bool Shared(const ArchSpec& a, int64_t layer) { return Moe(a, layer) && a.moe().n_shared_experts() > 0; }
 
 // A role's row: what it is called, when a model has it and how large it is.
@@ -44,8 +45,7 @@ using R = TensorRole;
 using S = TensorScope;
 using C = TensorClass;
 
-// In file order within its scope; model-scope rows before kInputNorm come first in the file, those after kSharedDown
-// last.
+// In file order within its scope.
 // clang-format off
 constexpr RoleRow kRoles[] = {
     {{R::kEmbedTokens, "embed_tokens", S::kModel, C::kEmbedding, false}, Always,
@@ -108,6 +108,14 @@ constexpr RoleRow kRoles[] = {
      [](const ArchSpec& a) { return Shape{SharedWidth(a), a.hidden_size()}; }},
     {{R::kSharedDown, "mlp.shared_experts.down_proj", S::kLayer, C::kSharedExpert, false}, Shared,
      [](const ArchSpec& a) { return Shape{a.hidden_size(), SharedWidth(a)}; }},
+    {{R::kMtpEmbedNorm, "enorm", S::kLayer, C::kNorm, true, 1}, Mtp,
+     [](const ArchSpec& a) { return Shape{1, a.hidden_size()}; }},
+    {{R::kMtpHiddenNorm, "hnorm", S::kLayer, C::kNorm, true, 1}, Mtp,
+     [](const ArchSpec& a) { return Shape{1, a.hidden_size()}; }},
+    {{R::kMtpProj, "eh_proj", S::kLayer, C::kMtp, false, 1}, Mtp,
+     [](const ArchSpec& a) { return Shape{a.hidden_size(), 2 * a.hidden_size()}; }},
+    {{R::kMtpHeadNorm, "shared_head.norm", S::kLayer, C::kNorm, true, 1}, Mtp,
+     [](const ArchSpec& a) { return Shape{1, a.hidden_size()}; }},
 };
 // clang-format on
 
@@ -120,7 +128,7 @@ constexpr bool RowsAreInEnumOrder() {
   return true;
 }
 static_assert(RowsAreInEnumOrder(), "InfoOf indexes kRoles by the enum");
-static_assert(kRoleCount == static_cast<size_t>(TensorRole::kSharedDown) + 1, "one row per role");
+static_assert(kRoleCount == static_cast<size_t>(TensorRole::kMtpHeadNorm) + 1, "one row per role");
 
 constexpr auto kInfos = [] {
   std::array<RoleInfo, kRoleCount> infos{};
@@ -145,6 +153,14 @@ absl::StatusOr<TensorRole> RoleFromName(absl::string_view name) {
   return UsageError("unknown tensor role \"", name, "\"", DidYouMean(name, names));
 }
 
+TensorClass ClassOf(const ArchSpec& arch, TensorRole role, int64_t layer) {
+  return IsMtpLayer(arch, layer) ? TensorClass::kMtp : InfoOf(role).tensor_class;
+}
+
+std::string RoleLabel(const ArchSpec& arch, TensorRole role, int64_t layer) {
+  return absl::StrCat(IsMtpLayer(arch, layer) ? kMtpPrefix : "", InfoOf(role).name);
+}
+
 absl::string_view ClassName(TensorClass tensor_class) {
   switch (tensor_class) {
     case TensorClass::kEmbedding:
@@ -165,6 +181,8 @@ absl::string_view ClassName(TensorClass tensor_class) {
       return "routed experts";
     case TensorClass::kSharedExpert:
       return "shared experts";
+    case TensorClass::kMtp:
+      return "MTP";
   }
   return "unknown";
 }
@@ -191,13 +209,13 @@ absl::StatusOr<ModelSchema> ModelSchema::Create(const ArchSpec& arch) {
   KOMPAKT_RETURN_IF_ERROR(ValidateArchSpec(arch));
   ModelSchema schema;
   schema.arch_ = arch;
-  const int64_t layers = arch.num_hidden_layers();
+  const int64_t layers = LayerCount(arch);
   const int64_t experts = arch.moe().n_routed_experts();
   // A schema of more than 2^26 tensors is no model of this family; refusing keeps a damaged manifest from eating
   // memory.
   if (layers * experts > (int64_t{1} << 24)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("model: num_hidden_layers ", layers, " x n_routed_experts ", experts, " is implausibly large"));
+    return absl::FailedPreconditionError(absl::StrCat("model: num_hidden_layers ", arch.num_hidden_layers(),
+                                                      " x n_routed_experts ", experts, " is implausibly large"));
   }
   schema.first_index_.assign(static_cast<size_t>(layers + 1), std::vector<int64_t>(kRoleCount, -1));
 
@@ -213,25 +231,28 @@ absl::StatusOr<ModelSchema> ModelSchema::Create(const ArchSpec& arch) {
     if (RowOf(role).present(arch, -1)) add(RowOf(role), -1, -1);
   };
 
-  add_model_role(TensorRole::kEmbedTokens);
-  for (int64_t layer = 0; layer < layers; ++layer) {
+  const auto add_layer = [&](int64_t layer) {
     for (const RoleRow& row : kRoles) {
       if (row.info.scope == TensorScope::kLayer && row.present(arch, layer)) add(row, layer, -1);
     }
-    if (!IsMoeLayer(arch, layer)) continue;
+    if (!IsMoeLayer(arch, layer)) return;
     for (int64_t expert = 0; expert < experts; ++expert) {
       for (const RoleRow& row : kRoles) {
         if (row.info.scope == TensorScope::kExpert) add(row, layer, expert);
       }
     }
-  }
+  };
+  add_model_role(TensorRole::kEmbedTokens);
+  for (int64_t layer = 0; layer < arch.num_hidden_layers(); ++layer) add_layer(layer);
   add_model_role(TensorRole::kFinalNorm);
   add_model_role(TensorRole::kLmHead);
+  schema.main_parameter_count_ = schema.parameter_count_;
+  for (int64_t layer = arch.num_hidden_layers(); layer < layers; ++layer) add_layer(layer);
   return schema;
 }
 
 int64_t ModelSchema::Find(TensorRole role, int64_t layer, int64_t expert) const {
-  if (layer < -1 || layer >= arch_.num_hidden_layers()) return -1;
+  if (layer < -1 || layer >= LayerCount(arch_)) return -1;
   const int64_t first = first_index_[static_cast<size_t>(layer + 1)][static_cast<size_t>(role)];
   if (first < 0) return -1;
   if (InfoOf(role).scope != TensorScope::kExpert) return expert == -1 ? first : -1;

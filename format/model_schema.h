@@ -47,6 +47,10 @@ enum class TensorRole : uint8_t {
   kSharedGate,         // mlp.shared_experts.gate_proj    [n_shared moe_inter, h]
   kSharedUp,           // mlp.shared_experts.up_proj      [n_shared moe_inter, h]
   kSharedDown,         // mlp.shared_experts.down_proj    [h, n_shared moe_inter]
+  kMtpEmbedNorm,       // enorm                           [h]; MTP layers
+  kMtpHiddenNorm,      // hnorm                           [h]
+  kMtpProj,            // eh_proj                         [h, 2 h]; embedding first
+  kMtpHeadNorm,        // shared_head.norm                [h]
 };
 
 // What a tensor is for: the unit in which recipes decide and reports add up.
@@ -60,6 +64,7 @@ enum class TensorClass : uint8_t {
   kRouter,  // router weight and correction bias
   kRoutedExpert,
   kSharedExpert,
+  kMtp,  // everything of the MTP layers
 };
 
 enum class TensorScope : uint8_t { kModel, kLayer, kExpert };
@@ -78,6 +83,10 @@ absl::Span<const RoleInfo> AllRoles();
 const RoleInfo& InfoOf(TensorRole role);
 // Error kInvalidArgument with a "did you mean" when no role has that name.
 absl::StatusOr<TensorRole> RoleFromName(absl::string_view name);
+// The class of a tensor, and what recipes and reports call its role: "mtp.mlp.experts.down_proj" in an MTP layer.
+TensorClass ClassOf(const ArchSpec& arch, TensorRole role, int64_t layer);
+std::string RoleLabel(const ArchSpec& arch, TensorRole role, int64_t layer);
+inline constexpr absl::string_view kMtpPrefix = "mtp.";
 absl::string_view ClassName(TensorClass tensor_class);  // "embedding", "routed experts", ...
 
 // One tensor of the model. A vector has rows = 1.
@@ -102,14 +111,15 @@ class ModelSchema {
   const ArchSpec& arch() const { return arch_; }
 
   // File order: embed_tokens; per layer norms, attention, then the FFN with the routed experts last, ordered by expert
-  // and within an expert gate, up, down; then norm and lm_head.
+  // and within an expert gate, up, down; then norm and lm_head; then the MTP layers as the layers before.
   absl::Span<const TensorInfo> tensors() const { return tensors_; }
 
   // Index into tensors(), or -1 when the model has no such tensor.
   int64_t Find(TensorRole role, int64_t layer = -1, int64_t expert = -1) const;
 
-  // Sum of elements() over tensors(): the model's parameter count.
+  // Sum of elements() over tensors(), and without those of MTP layers: what a model's name counts.
   int64_t parameter_count() const { return parameter_count_; }
+  int64_t main_parameter_count() const { return main_parameter_count_; }
 
  private:
   ArchSpec arch_;
@@ -117,6 +127,7 @@ class ModelSchema {
   // first_index_[layer + 1][role]: index of that role in that layer (expert 0), or -1.
   std::vector<std::vector<int64_t>> first_index_;
   int64_t parameter_count_ = 0;
+  int64_t main_parameter_count_ = 0;
 };
 
 }  // namespace kompakt

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "format/arch_spec.h"
 #include "format/status.h"
 
 namespace kompakt {
@@ -36,8 +37,7 @@ absl::StatusOr<PackedLayout> PackedLayout::Create(const ModelSchema& schema, abs
     return absl::InternalError(absl::StrCat("layout: ", tensors.size(), " tensors but ", formats.size(), " formats"));
   }
   PackedLayout layout;
-  layout.places_.assign(static_cast<size_t>(schema.arch().num_hidden_layers() + 1),
-                        std::vector<Place>(AllRoles().size()));
+  layout.places_.assign(static_cast<size_t>(LayerCount(schema.arch()) + 1), std::vector<Place>(AllRoles().size()));
   uint64_t end = kHeaderBytes;
   const auto append = [&](Extent extent) -> absl::Status {
     extent.offset = RoundUp(end, AlignmentOf(extent));

@@ -35,10 +35,10 @@ absl::Status AsDamage(const absl::Status& status) {
 absl::Status CheckPlausible(const Manifest& manifest) {
   const ArchSpec& arch = manifest.arch();
   KOMPAKT_RETURN_IF_ERROR(AsDamage(ValidateArchSpec(arch)));
-  const int64_t layers = arch.num_hidden_layers();
+  const int64_t layers = LayerCount(arch);
   if (layers > manifest.extents_size()) {
-    return CorruptError("manifest: num_hidden_layers is ", layers, ", but there are only ", manifest.extents_size(),
-                        " extents");
+    return CorruptError("manifest: num_hidden_layers is ", arch.num_hidden_layers(), " with ", arch.mtp_layers(),
+                        " MTP layers, but there are only ", manifest.extents_size(), " extents");
   }
   int64_t moe_layers = 0;
   for (int64_t layer = 0; layer < layers; ++layer) moe_layers += IsMoeLayer(arch, layer) ? 1 : 0;

@@ -40,6 +40,13 @@ struct SourceState {
   std::string state;  // size, times of change, inode
 };
 
+// What the files of a checkpoint hold, all of it.
+struct SourceInventory {
+  int64_t tensors = 0;         // companions such as scales included; 0: the source has no such files
+  uint64_t tensor_bytes = 0;   // data of all tensors
+  int64_t mtp_parameters = 0;  // of the MTP layers as they are stored, their copies of embedding and head included
+};
+
 // Source checksums are taken piece by piece, so that threads may share a tensor.
 inline constexpr int64_t kSourcePieceRows = 128;
 
@@ -50,10 +57,12 @@ class TensorSource {
   virtual const ModelSchema& schema() const = 0;
   virtual const ModelAssets& assets() const = 0;
   // What the user should know and the manifest keeps, for example skipped MTP layers.
+  // One that begins with "warning: " says that the source is usable but suspicious.
   virtual std::vector<std::string> notices() const = 0;
   // What reading has shown since then that is suspicious but usable: complete once every tensor has been read. A notice
   // or observation that begins with "warning: " is a reason for a strict caller to stop.
   virtual std::vector<std::string> observations() const { return {}; }
+  virtual SourceInventory Inventory() const { return {}; }
 
   // All of the following take tensors of schema() and are safe to call from several threads.
   virtual absl::StatusOr<StoredForm> Form(const TensorInfo& tensor) const = 0;

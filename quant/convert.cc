@@ -224,7 +224,7 @@ std::vector<ConvertReport::ClassError> SumErrors(const PackedIndex& index) {
     const Extent& extent = index.layout.extents()[e];
     for (size_t p = 0; p < extent.parts.size(); ++p) {
       const ExtentPart& part = extent.parts[p];
-      ErrorStats& sum = sums[{InfoOf(part.role).tensor_class, part.format}];
+      ErrorStats& sum = sums[{ClassOf(index.schema.arch(), part.role, extent.layer), part.format}];
       for (const ErrorStats& s : index.manifest.extents(static_cast<int>(e)).parts(static_cast<int>(p)).stats()) {
         sum.set_sum_squared_error(sum.sum_squared_error() + s.sum_squared_error());
         sum.set_sum_squared_weight(sum.sum_squared_weight() + s.sum_squared_weight());

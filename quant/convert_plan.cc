@@ -35,19 +35,20 @@ uint64_t PeakRamBytes(const TensorSource& source, const ConversionPlan& plan, co
 }
 
 std::vector<ConversionPlan::Line> MakeLines(const TensorSource& source, const ConversionPlan& plan) {
-  using Key = std::tuple<TensorClass, TensorRole, std::string, FormatId, bool, std::string>;
+  using Key = std::tuple<TensorClass, std::string, std::string, FormatId, bool, std::string>;
   std::map<Key, size_t> index;
   std::vector<ConversionPlan::Line> lines;
   for (size_t t = 0; t < plan.choices.size(); ++t) {
     const TensorInfo& tensor = source.schema().tensors()[t];
     const QuantRecipe::Choice& choice = plan.choices[t];
-    const RoleInfo& role = InfoOf(tensor.role);
+    const TensorClass tensor_class = ClassOf(source.schema().arch(), tensor.role, tensor.layer);
+    std::string role = RoleLabel(source.schema().arch(), tensor.role, tensor.layer);
     const auto [at, is_new] = index.try_emplace(
-        {role.tensor_class, tensor.role, choice.form.dtype, choice.format, choice.exact, choice.reason}, lines.size());
+        {tensor_class, role, choice.form.dtype, choice.format, choice.exact, choice.reason}, lines.size());
     if (is_new) {
       ConversionPlan::Line line;
-      line.tensor_class = std::string(ClassName(role.tensor_class));
-      line.role = std::string(role.name);
+      line.tensor_class = std::string(ClassName(tensor_class));
+      line.role = std::move(role);
       line.source_dtype = choice.form.dtype;
       line.format = std::string(FormatOf(choice.format).name);
       line.reason = choice.reason;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -62,8 +63,8 @@ std::string PatternName(const TensorInfo& tensor) {
   return name;
 }
 
-bool MatchesTensor(absl::string_view pattern, const TensorInfo& tensor) {
-  return Matches(pattern, InfoOf(tensor.role).name) || Matches(pattern, PatternName(tensor));
+bool MatchesTensor(absl::string_view pattern, const ArchSpec& arch, const TensorInfo& tensor) {
+  return Matches(pattern, RoleLabel(arch, tensor.role, tensor.layer)) || Matches(pattern, PatternName(tensor));
 }
 
 bool IsProtected(const TensorInfo& tensor) { return tensor.is_vector() || tensor.role == TensorRole::kRouter; }
@@ -134,7 +135,8 @@ Decision DecideProtected(const Unit& unit, const RecipeRule* rule) {
   return KeepSource(unit, reason);
 }
 
-absl::StatusOr<Decision> DecideMatrix(const Unit& unit, const RecipeRule& rule, bool is_override) {
+absl::StatusOr<Decision> DecideMatrix(const ArchSpec& arch, const Unit& unit, const RecipeRule& rule,
+                                      bool is_override) {
   if (rule.keep_source) return KeepSource(unit, ReasonOf(rule));
   if (unit.native && !is_override) {
     return KeepSource(unit, absl::StrCat("already low-bit upstream, never quantized twice; the recipe's ",
@@ -147,7 +149,8 @@ absl::StatusOr<Decision> DecideMatrix(const Unit& unit, const RecipeRule& rule, 
   for (const Guarded& guarded : kGuarded) {
     if (unit.first->role != guarded.role || format.bits_per_weight >= kLeastBits) continue;
     return UsageError("rule ", RuleName(rule), " puts ", unit.first->Name(), " below 8 bits; ", guarded.reason,
-                      ", so it has 8 bits or more: add ", InfoOf(guarded.role).name, "=q8_g32 after that rule");
+                      ", so it has 8 bits or more: add ", RoleLabel(arch, guarded.role, unit.first->layer),
+                      "=q8_g32 after that rule");
   }
   if (FindEncoder(rule.format) == nullptr) {
     return UsageError("rule ", RuleName(rule), ": ", format.name, " only holds upstream codes, and ",
@@ -163,18 +166,17 @@ bool Allowed(const RecipeRule& rule, const Unit& unit) {
          rule.format == unit.form.exact_format;
 }
 
-absl::Status NoMatch(const RecipeRule& rule, const std::vector<Unit>& units) {
-  std::vector<absl::string_view> names;
-  for (const Unit& unit : units) {
-    const absl::string_view name = InfoOf(unit.first->role).name;
-    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
-  }
+absl::Status NoMatch(const RecipeRule& rule, const ArchSpec& arch, const std::vector<Unit>& units) {
+  std::set<std::string> labels;
+  for (const Unit& unit : units) labels.insert(RoleLabel(arch, unit.first->role, unit.first->layer));
+  const std::vector<absl::string_view> names(labels.begin(), labels.end());
   return UsageError("pattern \"", rule.pattern, "\" matches no tensor of this model", DidYouMean(rule.pattern, names));
 }
 
 bool MatchesSomeRole(absl::string_view pattern) {
-  return std::any_of(AllRoles().begin(), AllRoles().end(),
-                     [&](const RoleInfo& role) { return Matches(pattern, role.name); });
+  return std::any_of(AllRoles().begin(), AllRoles().end(), [&](const RoleInfo& role) {
+    return Matches(pattern, role.name) || Matches(pattern, absl::StrCat(kMtpPrefix, role.name));
+  });
 }
 
 }  // namespace
@@ -190,12 +192,13 @@ absl::StatusOr<std::vector<QuantRecipe::Choice>> QuantRecipe::Resolve(const Tens
     std::vector<size_t> matched;
     bool means_matrices = false;
     for (size_t u = 0; u < units.size(); ++u) {
-      if (!MatchesTensor(rule.pattern, *units[u].first)) continue;
+      if (!MatchesTensor(rule.pattern, source.schema().arch(), *units[u].first)) continue;
       matched.push_back(u);
       means_matrices = means_matrices || !IsProtected(*units[u].first);
     }
     const bool is_override = r >= override_begin_;
-    if (matched.empty() && (is_override || !MatchesSomeRole(rule.pattern))) return NoMatch(rule, units);
+    if (matched.empty() && (is_override || !MatchesSomeRole(rule.pattern)))
+      return NoMatch(rule, source.schema().arch(), units);
     for (const size_t u : matched) {
       const Unit& unit = units[u];
       if (!IsProtected(*unit.first) || Allowed(rule, unit)) {
@@ -218,7 +221,8 @@ absl::StatusOr<std::vector<QuantRecipe::Choice>> QuantRecipe::Resolve(const Tens
     } else if (rule == nullptr) {
       decision = KeepSource(unit, "no rule of the recipe matches");
     } else {
-      KOMPAKT_ASSIGN_OR_RETURN(decision, DecideMatrix(unit, *rule, winner[u] >= override_begin_));
+      KOMPAKT_ASSIGN_OR_RETURN(decision,
+                               DecideMatrix(source.schema().arch(), unit, *rule, winner[u] >= override_begin_));
     }
     for (size_t i = 0; i < unit.tensors.size(); ++i) {
       choices[unit.tensors[i]] = {decision.format, decision.exact, decision.reason, std::move(unit.forms[i])};

@@ -15,7 +15,8 @@
 
 namespace kompakt {
 
-// `pattern` is a glob (* and ?) matched against the role name ("mlp.experts.down_proj") and against the upstream name
+// `pattern` is a glob (* and ?) matched against the role name ("mlp.experts.down_proj"; in an MTP layer with "mtp."
+// before it) and against the upstream name
 // without expert number and ".weight" ("model.layers.3.mlp.experts.down_proj"). `source` as format keeps the exact
 // upstream form.
 struct RecipeRule {

@@ -38,7 +38,8 @@ constexpr BuiltinRecipe kBuiltins[] = {
      "self_attn.*proj* = q8_g32  # 8 bits: below the noise of any measurement\n"
      "self_attn.indexer.w* = q8_g32  # 8 bits: below the noise of any measurement\n"
      "self_attn.indexer.weights_proj = source  # small, and upstream leaves it unquantized too\n"
-     "mlp.*_proj = q8_g32  # 8 bits: below the noise of any measurement\n"},
+     "mlp.*_proj = q8_g32  # 8 bits: below the noise of any measurement\n"
+     "mtp.* = q8_g32  # 8 bits: below the noise of any measurement\n"},
     {"q4",
      "* = source  # norms, router and biases: small, and everything depends on them\n"
      "embed_tokens = q8_g32  # one row is read per token: 8 bits cost no time\n"
@@ -51,7 +52,8 @@ constexpr BuiltinRecipe kBuiltins[] = {
      "mlp.down_proj = q8_g32  # dense layers: used by every token, few of them, and first in the model\n"
      "mlp.shared_experts.*_proj = q8_g32  # used by every token, few parameters\n"
      "mlp.experts.*_proj = q4_g32  # nearly all parameters of the model, each used by few tokens\n"
-     "mlp.experts.down_proj = q4_g16  # writes into the residual stream, and its inputs have outliers\n"},
+     "mlp.experts.down_proj = q4_g16  # writes into the residual stream, and its inputs have outliers\n"
+     "mtp.* = q8_g32  # only drafts, but a wrong draft costs a step: 8 bits\n"},
 };
 
 bool IsPatternByte(char c) {

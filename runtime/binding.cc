@@ -145,6 +145,15 @@ absl::StatusOr<ModelBinding> BindModel(const WeightStore& weights) {
     model.index_layers += layer.has_indexer ? 1 : 0;
     model.layers.push_back(std::move(layer));
   }
+  for (int64_t l = arch.num_hidden_layers(); l < LayerCount(arch); ++l) {
+    MtpBinding mtp;
+    KOMPAKT_RETURN_IF_ERROR(binder.Vector(TensorRole::kMtpEmbedNorm, l, &mtp.embed_norm));
+    KOMPAKT_RETURN_IF_ERROR(binder.Vector(TensorRole::kMtpHiddenNorm, l, &mtp.hidden_norm));
+    KOMPAKT_RETURN_IF_ERROR(binder.Matrix(TensorRole::kMtpProj, l, -1, &mtp.projection));
+    KOMPAKT_RETURN_IF_ERROR(binder.Vector(TensorRole::kMtpHeadNorm, l, &mtp.head_norm));
+    KOMPAKT_ASSIGN_OR_RETURN(mtp.layer, BindLayer(binder, arch, l));
+    model.mtp.push_back(std::move(mtp));
+  }
   return model;
 }
 

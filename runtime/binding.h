@@ -45,12 +45,22 @@ struct LayerBinding {
   bool has_shared = false;
 };
 
+// An MTP layer: predicts one token further than the main model (DeepSeek-V3 report, section 2.2).
+struct MtpBinding {
+  std::vector<float> embed_norm;   // [h]
+  std::vector<float> hidden_norm;  // [h]
+  MatrixView projection;           // [h, 2 h]
+  LayerBinding layer;
+  std::vector<float> head_norm;  // [h]
+};
+
 struct ModelBinding {
   ArchSpec arch;
   MatrixView embed;
   MatrixView head;                // the embedding itself when tied
   std::vector<float> final_norm;  // [h]
   std::vector<LayerBinding> layers;
+  std::vector<MtpBinding> mtp;
   RouterRule router_rule;
   Rope rope;
   float softmax_scale = 0;

@@ -97,7 +97,7 @@ int RunCommandLine(int argc, const char* const* argv) {
   if (first == "--version") return PrintAnswer("kompakt " KOMPAKT_VERSION "\n") ? kExitYes : kExitIo;
   if (first == "--help" || first == "-h" || first == "help") return PrintAnswer(ProgramHelp()) ? kExitYes : kExitIo;
   if (first.empty()) {
-    PrintNotice(ProgramHelp());
+    PrintNoticeLines(ProgramHelp());
     return kExitUsage;
   }
   const VerbRow* row = nullptr;

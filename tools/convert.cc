@@ -1,5 +1,5 @@
 // kompakt convert SRC DST [--recipe NAME|FILE | --fit SIZE [-c N]] [--tensor PATTERN=FORMAT]... [-t N] [--dry-run]
-// [--force] [--restart]
+// [--force] [--keep-mtp] [--strict] [--restart]
 #include "quant/convert.h"
 
 #include <chrono>
@@ -10,6 +10,7 @@
 #include "format/status.h"
 #include "tools/model_input.h"
 #include "tools/plan_report.h"
+#include "tools/source_flags.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
 
@@ -22,6 +23,7 @@ class ConvertVerb : public Verb {
     app.add_option("source", source_, "Checkpoint folder (config.json and safetensors), or a .kpk")->required();
     app.add_option("destination", destination_, "The .kpk file to write");
     DeclareRecipeFlags(app, flags_);
+    DeclareSourceFlags(app, source_flags_);
     app.add_option("-t,--threads", threads_, "Threads; 0 (default) takes every processor");
     app.add_flag("--dry-run", dry_run_, "Read headers only and print the plan");
     app.add_flag("--force", force_, "Replace a destination that was made from something else");
@@ -32,8 +34,7 @@ class ConvertVerb : public Verb {
     KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
     if (destination_.empty() && !dry_run_)
       return UsageError("convert needs a destination: kompakt convert SRC DST.kpk");
-    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenSource(source_));
-    PrintSourceNotices(*source);
+    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenFlaggedSource(source_, source_flags_));
     if (dry_run_) {
       KOMPAKT_ASSIGN_OR_RETURN(const PlanReport report, MakePlanReport(*source, flags_, destination_, threads));
       PrintAnswer(json_ ? PlanJson(*source, report).dump(2) + "\n" : PlanText(*source, report));
@@ -68,6 +69,8 @@ class ConvertVerb : public Verb {
     if (!report.ok()) return report.status();
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     PrintAnswer(json_ ? Json(*report, seconds).dump(2) + "\n" : Text(*report, seconds));
+    // Known only now: the file is right, its source is suspicious.
+    KOMPAKT_RETURN_IF_ERROR(ReportObservations(source, source_flags_));
     return kExitYes;
   }
 
@@ -121,6 +124,7 @@ class ConvertVerb : public Verb {
   std::string source_;
   std::string destination_;
   RecipeFlags flags_;
+  SourceFlags source_flags_;
   uint64_t volume_bytes_ = 0;
   int threads_ = 0;
   bool dry_run_ = false;

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "format/arch_spec.h"
 #include "format/near_names.h"
 #include "format/packed_reader.h"
 #include "format/status.h"
@@ -45,16 +46,22 @@ struct RoleSummary {
   ErrorSum error;
 };
 
+// What the report calls a role: an MTP layer's apart from the main model's.
+std::string Label(const ArchSpec& arch, const ExtentEntry& extent, const PartEntry& part) {
+  return absl::StrCat(IsMtpLayer(arch, extent.layer()) ? kMtpPrefix : "", part.role());
+}
+
 std::vector<RoleSummary> Summarise(const Manifest& manifest) {
   std::vector<RoleSummary> rows;
   for (const ExtentEntry& extent : manifest.extents()) {
     const int64_t records = extent.record_xxh3_size();
     for (const PartEntry& part : extent.parts()) {
+      const std::string role = Label(manifest.arch(), extent, part);
       auto row = std::find_if(rows.begin(), rows.end(), [&](const RoleSummary& r) {
-        return r.role == part.role() && r.format == part.format() && r.source == part.source_dtype();
+        return r.role == role && r.format == part.format() && r.source == part.source_dtype();
       });
       if (row == rows.end()) {
-        rows.push_back({part.role(), part.format(), part.source_dtype(), part.exact(), 0, 0, 0, {}});
+        rows.push_back({role, part.format(), part.source_dtype(), part.exact(), 0, 0, 0, {}});
         row = rows.end() - 1;
       }
       row->tensors += records;
@@ -103,12 +110,20 @@ class InspectVerb : public Verb {
     return kExitYes;
   }
 
+  // ", with 1 MTP layer 684,489,845,504"; empty without.
+  std::string MtpText() const {
+    const int64_t layers = file_->schema().arch().mtp_layers();
+    if (layers == 0) return "";
+    return absl::StrCat(", with ", layers, layers == 1 ? " MTP layer " : " MTP layers ",
+                        GroupedDigits(file_->schema().parameter_count()));
+  }
+
   std::string FileText(const Manifest& manifest, const std::vector<RoleSummary>& rows) const {
     const ArchSpec& arch = manifest.arch();
     std::string text = absl::StrFormat(
-        "%s  %s bytes\nmodel  %s (%s), %s parameters, %d layers, hidden %d, %d experts top-%d, vocabulary %d\n", path_,
-        GroupedDigits(static_cast<int64_t>(file_->file_bytes())), arch.architecture(), arch.model_type(),
-        GroupedDigits(file_->schema().parameter_count()), arch.num_hidden_layers(), arch.hidden_size(),
+        "%s  %s bytes\nmodel  %s (%s), %s parameters%s, %d layers, hidden %d, %d experts top-%d, vocabulary %d\n",
+        path_, GroupedDigits(static_cast<int64_t>(file_->file_bytes())), arch.architecture(), arch.model_type(),
+        GroupedDigits(file_->schema().main_parameter_count()), MtpText(), arch.num_hidden_layers(), arch.hidden_size(),
         arch.moe().n_routed_experts(), arch.moe().num_experts_per_tok(), arch.vocab_size());
     size_t width = 4, source_width = 6;
     for (const RoleSummary& r : rows) {
@@ -179,7 +194,9 @@ class InspectVerb : public Verb {
             {"volumes", std::move(volumes)},
             {"architecture", arch.architecture()},
             {"model_type", arch.model_type()},
-            {"parameters", file_->schema().parameter_count()},
+            {"parameters", file_->schema().main_parameter_count()},
+            {"parameters_with_mtp", file_->schema().parameter_count()},
+            {"mtp_layers", arch.mtp_layers()},
             {"num_hidden_layers", arch.num_hidden_layers()},
             {"tensor_bytes", file_->layout().tensor_bytes()},
             {"roles", std::move(roles)},

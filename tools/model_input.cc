@@ -32,21 +32,24 @@ absl::StatusOr<bool> IsFolder(const std::string& path) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<TensorSource>> OpenSource(const std::string& path) {
+absl::StatusOr<std::unique_ptr<TensorSource>> OpenSource(const std::string& path, bool keep_mtp) {
   KOMPAKT_ASSIGN_OR_RETURN(const bool folder, IsFolder(path));
-  if (folder) return OpenCheckpoint(path);
+  if (folder) return OpenCheckpoint(path, {.keep_mtp = keep_mtp});
   KOMPAKT_ASSIGN_OR_RETURN(auto file, PackedReader::Open(path));
+  if (keep_mtp && file->schema().arch().mtp_layers() == 0) {
+    return absl::FailedPreconditionError(absl::StrCat(path, ": expected an MTP layer to keep, found none"));
+  }
   return OpenPackedSource(std::move(file));
 }
 
-absl::StatusOr<LoadedModel> LoadModel(const std::string& path, int threads) {
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path, int threads, bool keep_mtp) {
   KOMPAKT_ASSIGN_OR_RETURN(const bool folder, IsFolder(path));
   ModelOptions options;
   options.threads = threads;
   LoadedModel loaded;
   std::shared_ptr<const WeightStore> weights;
   if (folder) {
-    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenCheckpoint(path));
+    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenCheckpoint(path, {.keep_mtp = keep_mtp}));
     PrintNotice(absl::StrCat("note: ", path, " is an upstream checkpoint; it is run as it is, from memory"));
     loaded.assets = source->assets();
     KOMPAKT_ASSIGN_OR_RETURN(weights, LoadExactWeights(*source, path, threads));

@@ -14,14 +14,16 @@
 namespace kompakt {
 
 // A source of weights for convert and plan. A folder is opened by OpenCheckpoint, a file as a packed file.
-absl::StatusOr<std::unique_ptr<TensorSource>> OpenSource(const std::string& path);
+// With `keep_mtp` its MTP layers too; kFailedPrecondition when there are none. A packed file always gives what it
+// holds.
+absl::StatusOr<std::unique_ptr<TensorSource>> OpenSource(const std::string& path, bool keep_mtp = false);
 
 // A model ready to run, and its tokenizer files. An upstream folder is run as it is, in its exact form, from memory.
 struct LoadedModel {
   std::shared_ptr<const Model> model;
   ModelAssets assets;
 };
-absl::StatusOr<LoadedModel> LoadModel(const std::string& path, int threads);
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path, int threads, bool keep_mtp = false);
 
 // The tokenizer files of a .kpk or of a folder, which may hold nothing else.
 absl::StatusOr<ModelAssets> OpenAssets(const std::string& path);

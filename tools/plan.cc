@@ -1,8 +1,10 @@
-// kompakt plan SRC [DST] [--recipe NAME|FILE | --fit SIZE [-c N]] [--tensor PATTERN=FORMAT]... [-t N]
+// kompakt plan SRC [DST] [--recipe NAME|FILE | --fit SIZE [-c N]] [--tensor PATTERN=FORMAT]...
+// [--keep-mtp] [--strict] [-t N]
 #include "format/status.h"
 #include "quant/convert.h"
 #include "tools/model_input.h"
 #include "tools/plan_report.h"
+#include "tools/source_flags.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
 
@@ -15,13 +17,13 @@ class PlanVerb : public Verb {
     app.add_option("source", source_, "Checkpoint folder (config.json and safetensors), or a .kpk")->required();
     app.add_option("destination", destination_, "Where the file will go: checks its disk, and is not written to");
     DeclareRecipeFlags(app, flags_);
+    DeclareSourceFlags(app, source_flags_);
     app.add_option("-t,--threads", threads_, "Threads that convert would use; memory depends on it");
   }
 
   absl::StatusOr<ExitCode> Run() override {
     KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
-    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenSource(source_));
-    PrintSourceNotices(*source);
+    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenFlaggedSource(source_, source_flags_));
     KOMPAKT_ASSIGN_OR_RETURN(const PlanReport report, MakePlanReport(*source, flags_, destination_, threads));
     PrintAnswer(json_ ? PlanJson(*source, report).dump(2) + "\n" : PlanText(*source, report));
     KOMPAKT_RETURN_IF_ERROR(report.preflight.Outcome());
@@ -32,6 +34,7 @@ class PlanVerb : public Verb {
   std::string source_;
   std::string destination_;
   RecipeFlags flags_;
+  SourceFlags source_flags_;
   int threads_ = 0;
 };
 

@@ -5,7 +5,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "format/status.h"
-#include "runtime/tokenizer.h"
 #include "tools/model_input.h"
 #include "tools/terminal.h"
 
@@ -17,6 +16,27 @@ std::string ModelLine(const ArchSpec& arch) {
                          arch.architecture(), arch.model_type(), arch.num_hidden_layers(), arch.hidden_size(),
                          arch.mla().num_attention_heads(), arch.moe().n_routed_experts(),
                          arch.moe().num_experts_per_tok(), arch.vocab_size());
+}
+
+// The main model's count, what is kept of its MTP layers, and what the files hold of them.
+std::string ParametersText(const TensorSource& source) {
+  const ModelSchema& schema = source.schema();
+  const int64_t main = schema.main_parameter_count();
+  std::string text = GroupedDigits(main);
+  if (schema.parameter_count() > main) {
+    absl::StrAppend(&text, ", with the MTP layers that are kept ", GroupedDigits(schema.parameter_count()));
+  }
+  if (const int64_t mtp = source.Inventory().mtp_parameters; mtp > 0) {
+    absl::StrAppend(&text, "; with MTP layers as the source stores them ", GroupedDigits(main + mtp));
+  }
+  return text;
+}
+
+std::string InventoryText(const TensorSource& source) {
+  const SourceInventory inventory = source.Inventory();
+  if (inventory.tensors == 0) return "";
+  return absl::StrCat(" are read, of ", GroupedDigits(static_cast<int64_t>(inventory.tensor_bytes)), " in ",
+                      GroupedDigits(inventory.tensors), " tensors");
 }
 
 std::string FitText(const ChosenRecipe& recipe) {
@@ -74,9 +94,9 @@ std::string PlanText(const TensorSource& source, const PlanReport& report) {
                                            BitsPerWeight(line.packed_bytes, line.parameters),
                                            line.exact ? "exact; " : "", line.reason));
   }
-  absl::StrAppend(&text, "\nparameters  ", GroupedDigits(plan.parameters), "\nsource      ",
-                  GroupedDigits(static_cast<int64_t>(plan.source_bytes)), " bytes of tensors\npacked      ",
-                  GroupedDigits(static_cast<int64_t>(plan.tensor_bytes)), " bytes of tensors",
+  absl::StrAppend(&text, "\nparameters  ", ParametersText(source), "\nsource      ",
+                  GroupedDigits(static_cast<int64_t>(plan.source_bytes)), " bytes of tensors", InventoryText(source),
+                  "\npacked      ", GroupedDigits(static_cast<int64_t>(plan.tensor_bytes)), " bytes of tensors",
                   absl::StrFormat(" (%.3f bits per weight)", BitsPerWeight(plan.tensor_bytes, plan.parameters)),
                   "\nfile        ", GroupedDigits(static_cast<int64_t>(plan.file_bytes)), " bytes\nmemory      ",
                   HumanBytes(plan.peak_ram_bytes), " at most while converting\ndisk        ",
@@ -105,18 +125,23 @@ nlohmann::ordered_json PlanJson(const TensorSource& source, const PlanReport& re
                      {"reason", line.reason}});
   }
   const ArchSpec& arch = source.schema().arch();
-  nlohmann::ordered_json json = {{"architecture", arch.architecture()},
-                                 {"model_type", arch.model_type()},
-                                 {"parameters", plan.parameters},
-                                 {"source_bytes", plan.source_bytes},
-                                 {"tensor_bytes", plan.tensor_bytes},
-                                 {"file_bytes", plan.file_bytes},
-                                 {"bits_per_weight", BitsPerWeight(plan.tensor_bytes, plan.parameters)},
-                                 {"peak_ram_bytes", plan.peak_ram_bytes},
-                                 {"disk_bytes", plan.file_bytes},
-                                 {"scale_search", std::string(EffortName(plan.scale_search))},
-                                 {"lines", std::move(lines)},
-                                 {"notices", source.notices()}};
+  nlohmann::ordered_json json = {
+      {"architecture", arch.architecture()},
+      {"model_type", arch.model_type()},
+      {"parameters", source.schema().main_parameter_count()},
+      {"parameters_packed", plan.parameters},
+      {"parameters_with_mtp", source.schema().main_parameter_count() + source.Inventory().mtp_parameters},
+      {"source_tensors", source.Inventory().tensors},
+      {"source_tensor_bytes", source.Inventory().tensor_bytes},
+      {"source_bytes", plan.source_bytes},
+      {"tensor_bytes", plan.tensor_bytes},
+      {"file_bytes", plan.file_bytes},
+      {"bits_per_weight", BitsPerWeight(plan.tensor_bytes, plan.parameters)},
+      {"peak_ram_bytes", plan.peak_ram_bytes},
+      {"disk_bytes", plan.file_bytes},
+      {"scale_search", std::string(EffortName(plan.scale_search))},
+      {"lines", std::move(lines)},
+      {"notices", source.notices()}};
   if (report.files.size() > 1) {
     nlohmann::ordered_json volumes = nlohmann::ordered_json::array();
     for (const PlannedFile& file : report.files) {
@@ -134,15 +159,6 @@ nlohmann::ordered_json PlanJson(const TensorSource& source, const PlanReport& re
                    {"recipe", report.recipe.recipe.ToText()}};
   }
   return json;
-}
-
-void PrintSourceNotices(const TensorSource& source) {
-  for (const std::string& notice : source.notices()) PrintNotice(absl::StrCat("note: ", notice));
-  // A source without a tokenizer says so itself.
-  const absl::Status tokenizer = Tokenizer::Create(source.assets()).status();
-  if (tokenizer.ok() || absl::IsNotFound(tokenizer)) return;
-  PrintNotice(absl::StrCat("warning: the packed file will take token ids only, because its tokenizer cannot be used: ",
-                           tokenizer.message()));
 }
 
 }  // namespace kompakt

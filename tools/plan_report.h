@@ -25,7 +25,4 @@ absl::StatusOr<PlanReport> MakePlanReport(const TensorSource& source, const Reci
 std::string PlanText(const TensorSource& source, const PlanReport& report);
 nlohmann::ordered_json PlanJson(const TensorSource& source, const PlanReport& report);
 
-// Says on stderr what a user of the packed file will miss: skipped layers, no tokenizer, one we cannot read.
-void PrintSourceNotices(const TensorSource& source);
-
 }  // namespace kompakt

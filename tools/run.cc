@@ -48,17 +48,17 @@ class AnswerPrinter {
       }
       if (!print_ || (piece.is_thought && show_ == ShowThought::kHide)) continue;
       if (piece.is_thought != dimmed_ && show_ == ShowThought::kDim) {
-        written &= PrintAnswer(piece.is_thought ? "\x1b[2m" : "\x1b[0m");
+        written &= PrintRaw(piece.is_thought ? "\x1b[2m" : "\x1b[0m");
         dimmed_ = piece.is_thought;
       }
-      written &= PrintAnswer(text);
+      written &= PrintRaw(text);
     }
     return written;
   }
 
   void Finish() {
     if (!print_) return;
-    if (dimmed_) PrintAnswer("\x1b[0m");
+    if (dimmed_) PrintRaw("\x1b[0m");
     PrintAnswer("\n");
   }
 
@@ -275,7 +275,7 @@ class RunVerb : public Verb {
   }
 
   static void PrintStats(const Timing& timing, uint64_t cache_bytes, const char* stopped) {
-    PrintNotice(absl::StrFormat(
+    PrintNoticeLines(absl::StrFormat(
         "prompt   %6d tokens  %8.1f tokens/s\nthought  %6d tokens\nanswer   %6d tokens  %8.1f tokens/s (thought "
         "included), "
         "ended by: %s\nmemory   %s at most, of which KV cache %s",

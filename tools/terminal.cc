@@ -7,11 +7,18 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "runtime/utf8.h"
 
 namespace kompakt {
 namespace {
 
 bool verbose = false;
+
+// Separators of lines and paragraphs, and marks, embeddings, overrides and isolates of the direction of writing.
+bool ChangesTheLine(char32_t code) {
+  return code == 0x2028 || code == 0x2029 || code == 0x200e || code == 0x200f || code == 0x61c ||
+         (code >= 0x202a && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
+}
 
 std::string WithUnit(double value, const char* const* units, int last) {
   int unit = 0;
@@ -25,13 +32,50 @@ std::string WithUnit(double value, const char* const* units, int last) {
 
 }  // namespace
 
-bool PrintAnswer(absl::string_view text) {
+std::string Escaped(absl::string_view text, bool lines) {
+  std::string out;
+  while (!text.empty()) {
+    // The longest character is four bytes; what is not well formed is shown byte by byte.
+    size_t length = 1;
+    while (length < 4 && length < text.size() && !IsWellFormedUtf8(text.substr(0, length))) ++length;
+    absl::string_view character = text.substr(0, length);
+    if (!IsWellFormedUtf8(character)) {
+      absl::StrAppendFormat(&out, "\\x%02x", static_cast<unsigned char>(text[0]));
+      text.remove_prefix(1);
+      continue;
+    }
+    text.remove_prefix(length);
+    const char32_t code = TakeCodePoint(&character);
+    const bool kept = lines && (code == '\n' || code == '\t');
+    if (code < 0x20 || (code >= 0x7f && code < 0xa0)) {
+      if (kept) {
+        AppendUtf8(code, &out);
+      } else {
+        absl::StrAppendFormat(&out, "\\x%02x", static_cast<unsigned>(code));
+      }
+    } else if (ChangesTheLine(code)) {
+      absl::StrAppendFormat(&out, "\\u{%x}", static_cast<unsigned>(code));
+    } else {
+      AppendUtf8(code, &out);
+    }
+  }
+  return out;
+}
+
+bool PrintAnswer(absl::string_view text) { return PrintRaw(Escaped(text, true)); }
+
+bool PrintRaw(absl::string_view text) {
   return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
 }
 
 void PrintNotice(absl::string_view line) {
-  const std::string text = absl::StrCat(line, "\n");
+  const std::string text = absl::StrCat(Escaped(line, false), "\n");
   std::fwrite(text.data(), 1, text.size(), stderr);
+}
+
+void PrintNoticeLines(absl::string_view text) {
+  const std::string lines = absl::StrCat(Escaped(text, true), "\n");
+  std::fwrite(lines.data(), 1, lines.size(), stderr);
 }
 
 bool Verbose() { return verbose; }

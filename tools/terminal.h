@@ -9,10 +9,20 @@
 
 namespace kompakt {
 
-// The answer, in full; stdout is flushed. False when stdout cannot take it (closed pipe, full disk).
+// Names of files and tensors come from the input and may hold anything. Whatever a terminal could take for a command or
+// for another line is written out: control characters and bytes that are no UTF-8 as \xNN, characters that change the
+// direction of writing or separate lines as \u{NNNN}. With `lines` a newline and a tab stay.
+std::string Escaped(absl::string_view text, bool lines);
+
+// The answer, in full, escaped line by line; stdout is flushed. False when stdout cannot take it (closed pipe, full
+// disk).
 bool PrintAnswer(absl::string_view text);
-// A line on stderr.
+// The same, byte for byte: text that a model wrote, or that was asked for as it is.
+bool PrintRaw(absl::string_view text);
+// A line on stderr, escaped.
 void PrintNotice(absl::string_view line);
+// Several lines on stderr, escaped but for their ends.
+void PrintNoticeLines(absl::string_view text);
 // Was -v given? Verbs print how they decided things.
 bool Verbose();
 void SetVerbose(bool verbose);

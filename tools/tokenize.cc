@@ -70,7 +70,7 @@ class TokenizeVerb : public Verb {
       PrintAnswer(nlohmann::ordered_json({{"text", text}, {"ids", ids}, {"pieces", Pieces(tokenizer, ids)}}).dump() +
                   "\n");
     } else {
-      PrintAnswer(isatty(STDOUT_FILENO) != 0 ? text + "\n" : text);
+      PrintRaw(isatty(STDOUT_FILENO) != 0 ? text + "\n" : text);
     }
     return kExitYes;
   }

@@ -1,9 +1,10 @@
-// kompakt trace MODEL --ids 0,17,5|@file -o out.safetensors
+// kompakt trace MODEL --ids 0,17,5|@file -o out.safetensors [--chunk N] [--mtp]
 #include "absl/strings/str_cat.h"
 #include "converters/safetensors_writer.h"
 #include "format/arch_spec.h"
 #include "format/status.h"
 #include "nlohmann/json.hpp"
+#include "runtime/mtp.h"
 #include "runtime/session.h"
 #include "tools/model_input.h"
 #include "tools/terminal.h"
@@ -25,6 +26,7 @@ class TraceVerb : public Verb {
     app.add_option("--ids", ids_, "Token ids: 0,17,5 or @FILE")->required();
     app.add_option("-o,--output", output_, "The safetensors file to write")->required();
     app.add_option("--chunk", chunk_, "Tokens per forward pass; 0 (default) takes all at once, 1 decodes one by one");
+    app.add_flag("--mtp", mtp_, "Trace the MTP layer instead: mtp_input, mtp_layer_out, mtp_logits and its routing");
     app.add_option("-t,--threads", threads_, "Threads; 0 (default) takes every processor");
   }
 
@@ -33,8 +35,9 @@ class TraceVerb : public Verb {
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ParseIds(ids_));
     if (ids.empty()) return UsageError("--ids: no token ids given");
     if (chunk_ < 0) return UsageError("--chunk must be 0 or more, found ", chunk_);
-    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_, threads));
+    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_, threads, mtp_));
     KOMPAKT_RETURN_IF_ERROR(Forward(loaded.model, ids));
+    if (mtp_) return WriteMtp(*loaded.model, ids);
     return Write(loaded.model->arch(), ids);
   }
 
@@ -96,8 +99,37 @@ class TraceVerb : public Verb {
     return kExitYes;
   }
 
+  // The tensors of an MTP layer, under the names that describe one.
+  absl::StatusOr<ExitCode> WriteMtp(const Model& model, const std::vector<int32_t>& ids) {
+    const ArchSpec& arch = model.arch();
+    const auto width = static_cast<size_t>(arch.hidden_size());
+    const auto last = absl::MakeConstSpan(hidden_).last(ids.size() * width);
+    KOMPAKT_ASSIGN_OR_RETURN(const MtpTrace trace, TraceMtp(model, ids, last));
+    const std::vector<int64_t> wide_ids(ids.begin(), ids.end());
+    const std::vector<int64_t> router_ids(trace.router_ids.begin(), trace.router_ids.end());
+    const auto n = static_cast<int64_t>(ids.size());
+    const int64_t k = arch.moe().num_experts_per_tok();
+    KOMPAKT_RETURN_IF_ERROR(WriteSafetensors(
+        output_,
+        {Tensor("ids", "I64", {n}, wide_ids), Tensor("mtp_input", "F32", {n - 1, arch.hidden_size()}, trace.input),
+         Tensor("mtp_layer_out", "F32", {n - 1, arch.hidden_size()}, trace.layer_out),
+         Tensor("mtp_logits", "F32", {n - 1, arch.vocab_size()}, trace.logits),
+         Tensor("router_ids", "I64", {n - 1, k}, router_ids),
+         Tensor("router_weights", "F32", {n - 1, k}, trace.router_weights)}));
+    if (json_) {
+      PrintAnswer(
+          nlohmann::ordered_json({{"output", output_}, {"tokens", n - 1}, {"vocab_size", arch.vocab_size()}}).dump(2) +
+          "\n");
+    } else {
+      PrintAnswer(absl::StrCat(output_, ": ids mtp_input mtp_layer_out mtp_logits router_ids router_weights of ", n - 1,
+                               " tokens\n"));
+    }
+    return kExitYes;
+  }
+
   std::string model_, ids_, output_;
   int64_t chunk_ = 0;
+  bool mtp_ = false;
   int threads_ = 0;
   size_t moe_layers_ = 0;
   std::vector<float> logits_, hidden_, router_weights_;

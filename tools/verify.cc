@@ -40,7 +40,8 @@ class VerifyVerb : public Verb {
       }
     }
     if (source_.empty()) return Answer(damage, (*file)->file_bytes(), nullptr);
-    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenSource(source_));
+    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source,
+                             OpenSource(source_, (*file)->schema().arch().mtp_layers() > 0));
     Progress progress("compare with the source", "tensors");
     KOMPAKT_ASSIGN_OR_RETURN(const SourceCheck check,
                              CheckAgainstSource(**file, *source, samples_, threads, [&](int64_t done, int64_t total) {

@@ -1,4 +1,7 @@
-"""Compares a trace with a golden: compare_trace.py FOUND.safetensors GOLDEN.safetensors"""
+"""Compares a trace with a golden: compare_trace.py FOUND.safetensors GOLDEN.safetensors
+
+A golden of an MTP layer may hold a tensor for diagnosis besides.
+"""
 import json
 import struct
 import sys
@@ -24,7 +27,7 @@ def read(path):
 
 found, golden = read(sys.argv[1]), read(sys.argv[2])
 failures = []
-if set(found) != set(golden):
+if set(found) != set(golden) - {"mtp_logits_prenorm"}:
     failures.append(f"tensors expected {sorted(golden)}, found {sorted(found)}")
 for name in sorted(set(found) & set(golden)):
     a, b = found[name], golden[name]

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Makes tests/data/checkpoints/glm5 and its golden: a random GLM-5-shaped checkpoint (indexer whose rotary pairs are
+"""Makes tests/data/checkpoints/glm5 and its goldens: a random GLM-5-shaped checkpoint (indexer whose rotary pairs are
 adjacent, layers that share the selection of a layer below, an MTP layer) and a float64 forward pass over it, written
 from the published formulas with numpy and nothing of this project's code.
 
-    make_glm5.py OUT              write the checkpoint and golden.safetensors to the folder OUT
+    make_glm5.py OUT              write the checkpoint, golden.safetensors and golden_mtp.safetensors to the folder OUT
     make_glm5.py --check FOLDER   run the same forward pass over another checkpoint of this family and print how far its
                                   golden.safetensors lies away (checkpoints/v3 and v32, whose goldens are not ours)
 """
@@ -74,7 +74,7 @@ class Weights:  # float64 values by name
     def __init__(self, folder):
         self.stored = {}
         for file in sorted(os.listdir(folder)):
-            if file.endswith(".safetensors") and file != "golden.safetensors":
+            if file.endswith(".safetensors") and not file.startswith("golden"):
                 self.stored.update(read_safetensors(os.path.join(folder, file)))
         self.cache = {}
 
@@ -227,9 +227,10 @@ class Model:
                                 rms(x[:-1], w(p + "hnorm.weight"), eps)], -1) @ w(p + "eh_proj.weight").T
             y, _, route = self.layer(l, z, None)
             head = rms(y, w(p + "shared_head.norm.weight"), eps) @ w("lm_head.weight").T
-            out.update(mtp_input=z, mtp_layer_out=y, mtp_logits=head, mtp_router_ids=route[0],
-                       mtp_router_weights=route[1])
-        return out
+            mtp = {"mtp_input": z, "mtp_layer_out": y, "mtp_logits": head, "router_ids": route[0],
+                   "router_weights": route[1]}
+            return out, mtp
+        return out, {}
 
 
 def make_checkpoint(folder, seed):
@@ -300,19 +301,19 @@ def main():
     if sys.argv[1] == "--check":
         model = Model(sys.argv[2])
         golden = {k: v[1] for k, v in read_safetensors(os.path.join(sys.argv[2], "golden.safetensors")).items()}
-        found = model.forward(golden["ids"])
-        for name in golden:
-            if name in found:
+        for found in model.forward(golden["ids"])[:1]:
+            for name in found:
                 print(f"{name}: {np.abs(found[name] - golden[name]).max():.3g}, range {np.ptp(golden[name]):.3g}")
         return
     ids = make_checkpoint(sys.argv[1], SEED)
     model = Model(sys.argv[1])
-    golden = {"ids": ("I64", ids.astype("<i8"))}
-    for name, value in model.forward(ids).items():
-        kind = ("I64", "<i8") if value.dtype == np.int64 else ("F32", "<f4")
-        golden[name] = kind[0], np.ascontiguousarray(value.astype(kind[1]))
-    write_safetensors(os.path.join(sys.argv[1], "golden.safetensors"), golden)
-    print("closest choice:", min(model.gaps), "logits", np.ptp(golden["logits"][1]))
+    for file, values in zip(("golden", "golden_mtp"), model.forward(ids)):
+        golden = {"ids": ("I64", ids.astype("<i8"))}
+        for name, value in values.items():
+            kind = ("I64", "<i8") if value.dtype == np.int64 else ("F32", "<f4")
+            golden[name] = kind[0], np.ascontiguousarray(value.astype(kind[1]))
+        write_safetensors(os.path.join(sys.argv[1], file + ".safetensors"), golden)
+    print("closest choice:", min(model.gaps))
 
 
 main()

@@ -72,6 +72,46 @@ TEST(ModelSchema, IndexersAreWhereTheArchSpecSays) {
   EXPECT_EQ(schema->Find(TensorRole::kIndexQB, 2), -1) << "layer 2 shares";
 }
 
+TEST(ModelSchema, MtpLayersFollowTheMainModelAndLeaveItAsItIs) {
+  const auto main = ModelSchema::Create(SmallV3Arch());
+  const auto kept = ModelSchema::Create(SmallMtpArch());
+  ASSERT_TRUE(main.ok() && kept.ok());
+  ASSERT_GT(kept->tensors().size(), main->tensors().size());
+  for (size_t i = 0; i < main->tensors().size(); ++i) {
+    EXPECT_EQ(kept->tensors()[i].Name(), main->tensors()[i].Name());
+  }
+  EXPECT_EQ(kept->main_parameter_count(), main->parameter_count());
+  const auto name = [&](TensorRole role, int64_t expert = -1) {
+    const int64_t i = kept->Find(role, 3, expert);
+    return i < 0 ? std::string("absent") : kept->tensors()[static_cast<size_t>(i)].Name();
+  };
+  EXPECT_EQ(name(TensorRole::kMtpProj), "model.layers.3.eh_proj.weight");
+  EXPECT_EQ(name(TensorRole::kMtpEmbedNorm), "model.layers.3.enorm.weight");
+  EXPECT_EQ(name(TensorRole::kMtpHiddenNorm), "model.layers.3.hnorm.weight");
+  EXPECT_EQ(name(TensorRole::kMtpHeadNorm), "model.layers.3.shared_head.norm.weight");
+  EXPECT_EQ(name(TensorRole::kExpertUp, 3), "model.layers.3.mlp.experts.3.up_proj.weight");
+  EXPECT_EQ(main->Find(TensorRole::kMtpProj, 3), -1);
+  EXPECT_EQ(kept->Find(TensorRole::kMtpProj, 2), -1);
+  EXPECT_EQ(kept->Find(TensorRole::kRouter, 4), -1);
+  EXPECT_EQ(RoleLabel(kept->arch(), TensorRole::kExpertUp, 3), "mtp.mlp.experts.up_proj");
+  EXPECT_EQ(RoleLabel(kept->arch(), TensorRole::kExpertUp, 2), "mlp.experts.up_proj");
+  EXPECT_EQ(ClassOf(kept->arch(), TensorRole::kOProj, 3), TensorClass::kMtp);
+  EXPECT_EQ(ClassOf(kept->arch(), TensorRole::kLmHead, -1), TensorClass::kHead);
+  ArchSpec more = SmallMtpArch();
+  more.set_mtp_layers(2);
+  EXPECT_THAT(std::string(ValidateArchSpec(more).message()), HasSubstr("mtp_layers"));
+}
+
+TEST(ModelSchema, V3WithItsMtpLayerHasTheParametersThatItsFilesHold) {
+  ArchSpec arch = DeepSeekV3Arch();
+  arch.set_num_nextn_predict_layers(1);
+  arch.set_mtp_layers(1);
+  const auto schema = ModelSchema::Create(arch);
+  ASSERT_TRUE(schema.ok()) << schema.status();
+  // As stored, without the copies of embedding and head.
+  EXPECT_EQ(schema->parameter_count(), 684'489'845'504 - 2 * int64_t{129280} * 7168);
+}
+
 TEST(ModelSchema, TiedEmbeddingsHaveNoHead) {
   ArchSpec arch = DeepSeekV2LiteArch();
   arch.set_tie_word_embeddings(true);

@@ -34,7 +34,7 @@ struct SmallFile {
 };
 
 TEST(PackedFile, EveryRecordReadsBackAsWritten) {
-  for (const ArchSpec& arch : {SmallV3Arch(), SmallV2LiteArch(), SmallV32Arch()}) {
+  for (const ArchSpec& arch : {SmallV3Arch(), SmallV2LiteArch(), SmallV32Arch(), SmallMtpArch()}) {
     const SmallFile file(arch);
     ASSERT_NE(file.reader, nullptr);
     for (size_t e = 0; e < file.plan.layout.extents().size(); ++e) {
@@ -50,7 +50,8 @@ TEST(PackedFile, EveryRecordReadsBackAsWritten) {
 }
 
 TEST(PackedFile, RolesOfNewArchitecturesRaiseTheMinorVersion) {
-  for (const auto& [arch, minor] : {std::pair{SmallV3Arch(), 0}, std::pair{SmallV32Arch(), 1}}) {
+  for (const auto& [arch, minor] :
+       {std::pair{SmallV3Arch(), 0}, std::pair{SmallV32Arch(), 1}, std::pair{SmallMtpArch(), 1}}) {
     const auto schema = ModelSchema::Create(arch);
     ASSERT_TRUE(schema.ok()) << schema.status();
     const auto layout = PackedLayout::Create(*schema, std::vector<FormatId>(schema->tensors().size(), FormatId::kF32));

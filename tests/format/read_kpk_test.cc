@@ -52,7 +52,8 @@ std::vector<float> DecodeHere(const PackedReader& reader, const TensorInfo& tens
 TEST(ReadKpkScript, DecodesEveryTensorOfEveryFormatToTheSameBits) {
   const ScratchFolder folder;
   std::map<absl::string_view, int> tensors_of;
-  for (const ArchSpec& arch : {SmallV3Arch(), SmallV2LiteArch(), SmallV32Arch()}) {
+  for (ArchSpec arch : {SmallV3Arch(), SmallV2LiteArch(), SmallV32Arch(), SmallMtpArch()}) {
+    if (arch.mtp_layers() > 0) arch.set_model_type("with_mtp");  // a name of its own
     const auto schema = ModelSchema::Create(arch);
     ASSERT_TRUE(schema.ok()) << schema.status();
     const std::vector<FormatId> formats = EveryFormat(*schema);

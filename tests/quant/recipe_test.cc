@@ -228,6 +228,28 @@ TEST(Recipe, KvBProjHas8BitsOrMore) {
   EXPECT_EQ(FormatName(Of(ResolveWith("q4", low, {}).value(), low, TensorRole::kKvBProj, 1)), "int4_g32");
 }
 
+TEST(Recipe, MtpLayersAreNamedApartAndHave8Bits) {
+  const FormSource source(SmallMtpArch(), V3Form);
+  for (const absl::string_view name : {"q4", "q8"}) {
+    const auto choices = ResolveWith(name, source, {}).value();
+    for (const TensorRole role : {TensorRole::kMtpProj, TensorRole::kOProj, TensorRole::kSharedUp}) {
+      EXPECT_EQ(FormatName(Of(choices, source, role, 3)), "q8_g32") << InfoOf(role).name;
+    }
+    EXPECT_EQ(FormatName(Of(choices, source, TensorRole::kExpertDown, 3, 1)), "q8_g32");
+    EXPECT_EQ(FormatName(Of(choices, source, TensorRole::kMtpEmbedNorm, 3)), "bf16");
+    EXPECT_EQ(FormatName(Of(choices, source, TensorRole::kRouter, 3)), "bf16");
+  }
+  // A rule for the main model's experts says nothing about them, one of their own does.
+  const auto main_only = ResolveWith("q4", source, {"mlp.experts.*=q4_g16"}).value();
+  EXPECT_EQ(FormatName(Of(main_only, source, TensorRole::kExpertUp, 1, 0)), "q4_g16");
+  EXPECT_EQ(FormatName(Of(main_only, source, TensorRole::kExpertUp, 3, 0)), "q8_g32");
+  const auto own = ResolveWith("q4", source, {"mtp.mlp.experts.*=q4_g16"}).value();
+  EXPECT_EQ(FormatName(Of(own, source, TensorRole::kExpertUp, 3, 0)), "q4_g16");
+  // What a model does not have is no mistake in a recipe, but one on the command line.
+  EXPECT_TRUE(ResolveWith("q4", V3Source(), {}).ok());
+  EXPECT_FALSE(ResolveWith("q4", V3Source(), {"mtp.*=q8_g32"}).ok());
+}
+
 TEST(Recipe, IndexersHave8BitsOrMore) {
   const FormSource source(SmallV32Arch(), V3Form);
   for (const absl::string_view name : {"q4", "q8"}) {
