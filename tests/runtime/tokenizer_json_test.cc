@@ -113,12 +113,13 @@ const Refusal kRefusals[] = {
        f["added_tokens"] = {{{"id", 300}}};
      },
      kCorrupt, "added_tokens[0].content"},
-    {"an added token with the id of another", [](json& f) { f["added_tokens"] = {Added(97, "<x>")}; }, kCorrupt,
-     "the id 97 stands for \"a\" and for \"<x>\""},
-    {"an added token with another id than in the vocabulary", [](json& f) { f["added_tokens"] = {Added(300, "ab")}; },
-     kCorrupt, "\"ab\" has the ids 256 and 300"},
-    {"an added token longer than any", [](json& f) { f["added_tokens"] = {Added(300, std::string(2000, 'x'))}; },
-     kUnsupported, "2000 bytes"}};
+    {"an added token with the id of another", [](json& f) { f["added_tokens"] = json::array({Added(97, "<x>")}); },
+     kCorrupt, "the id 97 stands for \"a\" and for \"<x>\""},
+    {"an added token with another id than in the vocabulary",
+     [](json& f) { f["added_tokens"] = json::array({Added(300, "ab")}); }, kCorrupt, "\"ab\" has the ids 256 and 300"},
+    {"an added token longer than any",
+     [](json& f) { f["added_tokens"] = json::array({Added(300, std::string(2000, 'x'))}); }, kUnsupported,
+     "2000 bytes"}};
 
 TEST(TokenizerFromJson, RefusesWhatItCannotDoExactly) {
   ASSERT_TRUE(TokenizerFromJson(WithMerges().dump()).ok()) << "the file before it is changed";
@@ -192,7 +193,7 @@ TEST(TokenizerFromJson, MergesTheLowestRankFirstAndTheLeftmostOfEquals) {
 
 TEST(TokenizerFromJson, AllowsHolesBetweenIds) {
   json file = WithMerges();
-  file["added_tokens"] = {Added(1000, "<end>")};
+  file["added_tokens"] = json::array({Added(1000, "<end>")});
   const auto tokenizer = TokenizerOf(file.dump());
   EXPECT_EQ(tokenizer->size(), 1001);
   EXPECT_THAT(MustEncode(*tokenizer, "a<end>"), ElementsAre('a', 1000));
