@@ -46,15 +46,10 @@ std::string Escaped(absl::string_view text, bool lines) {
     }
     text.remove_prefix(length);
     const char32_t code = TakeCodePoint(&character);
+    const bool control = code < 0x20 || (code >= 0x7f && code < 0xa0);
     const bool kept = lines && (code == '\n' || code == '\t');
-    if (code < 0x20 || (code >= 0x7f && code < 0xa0)) {
-      if (kept) {
-        AppendUtf8(code, &out);
-      } else {
-        absl::StrAppendFormat(&out, "\\x%02x", static_cast<unsigned>(code));
-      }
-    } else if (ChangesTheLine(code)) {
-      absl::StrAppendFormat(&out, "\\u{%x}", static_cast<unsigned>(code));
+    if ((control && !kept) || ChangesTheLine(code)) {
+      absl::StrAppendFormat(&out, "\\u%04x", static_cast<unsigned>(code));
     } else {
       AppendUtf8(code, &out);
     }

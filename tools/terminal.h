@@ -10,8 +10,9 @@
 namespace kompakt {
 
 // Names of files and tensors come from the input and may hold anything. Whatever a terminal could take for a command or
-// for another line is written out: control characters and bytes that are no UTF-8 as \xNN, characters that change the
-// direction of writing or separate lines as \u{NNNN}. With `lines` a newline and a tab stay.
+// for another line is written out: bytes that are no UTF-8 as \xNN; control characters, and characters that change the
+// direction of writing or separate lines, as \uNNNN, which means the same character inside the strings of a JSON
+// answer. With `lines` a newline and a tab stay.
 std::string Escaped(absl::string_view text, bool lines);
 
 // The answer, in full, escaped line by line; stdout is flushed. False when stdout cannot take it (closed pipe, full

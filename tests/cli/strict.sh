@@ -43,6 +43,6 @@ rm -f odd/model.safetensors odd/model-0*.safetensors
 printf '{"metadata":{},"weight_map":{"a\\u001b[2Jb":"model-\\u001b[31m\\nerror: all is well.safetensors"}}' \
   >odd/model.safetensors.index.json
 expect 3 "$KOMPAKT" plan odd
-stderr_has '\\x1b\['
+stderr_has '\\u001b\['
 check "no escape reached stderr" bash -c '! grep -q $'"'"'\x1b'"'"' .stderr'
 check "no line of its own" bash -c '! grep -q "^error: all is well" .stderr'

@@ -29,21 +29,21 @@ TEST(Terminal, BytesAndCountsReadAsAPersonWouldWriteThem) {
 TEST(Terminal, NamesFromTheInputReachItEscaped) {
   EXPECT_EQ(Escaped("model.layers.0", false), "model.layers.0");
   EXPECT_EQ(Escaped("a\nb\tc", true), "a\nb\tc");
-  EXPECT_EQ(Escaped("a\nb\tc", false), "a\\x0ab\\x09c");
-  EXPECT_EQ(Escaped("\x1b[31mred\x7f\r", true), "\\x1b[31mred\\x7f\\x0d");
-  EXPECT_EQ(Escaped(absl::string_view("\0x", 2), true), "\\x00x");
+  EXPECT_EQ(Escaped("a\nb\tc", false), "a\\u000ab\\u0009c");
+  EXPECT_EQ(Escaped("\x1b[31mred\x7f\r", true), "\\u001b[31mred\\u007f\\u000d");
+  EXPECT_EQ(Escaped(absl::string_view("\0x", 2), true), "\\u0000x");
   EXPECT_EQ(Escaped("größe 模型 😀", false), "größe 模型 😀");
   EXPECT_EQ(Escaped("\xc2\x9b"
                     "2J",
                     true),
-            "\\x9b2J")
+            "\\u009b2J")
       << "CSI as one character";
   EXPECT_EQ(Escaped("\xff\xc3(\xe2\x82", true), "\\xff\\xc3(\\xe2\\x82") << "bytes that are no UTF-8";
   EXPECT_EQ(Escaped("a\u202e"
                     "b\u2028"
                     "c\u2066",
                     true),
-            "a\\u{202e}b\\u{2028}c\\u{2066}");
+            "a\\u202eb\\u2028c\\u2066");
 }
 
 TEST(ExitCode, EveryKindOfErrorHasTheCodeOfTheTable) {
