@@ -36,6 +36,11 @@ class Fp8Tensor : public StoredTensor {
     const std::vector<StoredRange> ranges = Ranges(0, rows());
     for (const StoredRange& range : ranges) form.stored_bytes += range.end - range.begin;
     const absl::string_view scale_dtype = InfoOf(scale_.entry->dtype).name;
+    if (!form.decoded && slice_.matrices == 0) {
+      form.upstream_form = absl::StrCat("form=fp8 scale=", ScaleSuffix(), " scale_dtype=", scale_dtype,
+                                        " scale_shape=", absl::StrJoin(scale_.entry->shape, "x"),
+                                        " block=", grid_.block_rows, "x", grid_.block_cols);
+    }
     form.dtype = absl::StrCat("F8_E4M3, ", scale_dtype, " scale per ",
                               grid_.rows == 1 && grid_.cols == 1 ? std::string("tensor")
                               : grid_.block_rows == 1 && grid_.block_cols == cols()
@@ -101,6 +106,11 @@ class Fp8Tensor : public StoredTensor {
     }
   };
 
+  // What the name of the scale adds to that of the module.
+  std::string ScaleSuffix() const {
+    const size_t module = codes_.entry->name.size() - absl::string_view(".weight").size();
+    return scale_.entry->name.substr(module);
+  }
   int64_t CodeRow() const { return slice_.index * slice_.matrix_rows + slice_.first_row; }
   // Within the scales of the matrix.
   int64_t ScaleRowOf(int64_t row) const { return (slice_.first_row + row) / grid_.block_rows; }

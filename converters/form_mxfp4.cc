@@ -36,6 +36,11 @@ class Mxfp4Tensor : public StoredTensor {
     form.native_low_bit = true;
     form.dtype = absl::StrCat("MXFP4 in ", InfoOf(codes_.entry->dtype).name, ", ", InfoOf(exponents_.entry->dtype).name,
                               " scale per 32");
+    const bool packed = absl::EndsWith(codes_.entry->name, ".weight_packed");
+    form.upstream_form = absl::StrCat(
+        "form=mxfp4 elements=", packed ? ".weight_packed" : ".weight", " dtype=", InfoOf(codes_.entry->dtype).name,
+        " scale=", absl::EndsWith(exponents_.entry->name, ".weight_scale") ? ".weight_scale" : ".scale",
+        " scale_dtype=", InfoOf(exponents_.entry->dtype).name);
     form.stored_bytes = codes_.entry->bytes() + exponents_.entry->bytes();
     return form;
   }

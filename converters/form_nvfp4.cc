@@ -12,6 +12,7 @@
 #include <array>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "converters/decode_lanes.h"
 #include "converters/element_reads.h"
 #include "converters/form_fp4.h"
@@ -39,6 +40,9 @@ class Nvfp4Tensor : public StoredTensor {
     form.exact_format = FormatId::kNvfp4;
     form.native_low_bit = true;
     form.dtype = divides_ ? "NVFP4, F8_E4M3 scale per 16, F32 divisor" : "NVFP4, F8_E4M3 scale per 16, F32 scale";
+    form.upstream_form = absl::StrCat("form=nvfp4 elements=", divides_ ? ".weight_packed" : ".weight",
+                                      " tensor_scale=", divides_ ? ".weight_global_scale" : ".weight_scale_2",
+                                      " tensor_scale_shape=", absl::StrJoin(tensor_scale_.entry->shape, "x"));
     form.stored_bytes = codes_.entry->bytes() + scales_.entry->bytes() + tensor_scale_.entry->bytes();
     return form;
   }

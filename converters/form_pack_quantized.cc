@@ -52,6 +52,12 @@ class PackQuantizedTensor : public GroupedIntTensor {
     for (const StoredRange& range : Ranges(0, rows())) bytes += range.end - range.begin;
     return bytes;
   }
+  std::string UpstreamForm() const override {
+    // The words of other widths end in codes that mean nothing and are not kept.
+    if (HasZeros() || parts_.index || cols() % 8 != 0) return "";
+    return absl::StrCat("form=pack-quantized group=", grid().group, " scale_dtype=", InfoOf(scales().entry->dtype).name,
+                        " shape_dtype=", InfoOf(parts_.shape.entry->dtype).name);
+  }
   bool HasZeros() const override { return static_cast<bool>(parts_.zeros); }
 
   absl::StatusOr<std::vector<uint8_t>> ReadCodes(int64_t row_begin, int64_t row_end,

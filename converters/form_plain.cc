@@ -25,14 +25,15 @@ FormatId PlainFormat(Dtype dtype) {
 class PlainTensor : public StoredTensor {
  public:
   // `first_row`: where row 0 lies in the stored tensor, counted in rows of `cols`.
-  PlainTensor(FoundTensor elements, int64_t rows, int64_t cols, int64_t first_row)
-      : StoredTensor(rows, cols), elements_(elements), first_row_(first_row) {}
+  PlainTensor(FoundTensor elements, int64_t rows, int64_t cols, int64_t first_row, bool fused)
+      : StoredTensor(rows, cols), elements_(elements), first_row_(first_row), fused_(fused) {}
 
   absl::StatusOr<StoredForm> Form() const override {
     StoredForm form;
     form.exact_format = PlainFormat(dtype());
     form.dtype = std::string(InfoOf(dtype()).name);
     form.stored_bytes = static_cast<uint64_t>(rows() * cols()) * ElementBytes(dtype());
+    if (!fused_) form.upstream_form = "form=plain";
     return form;
   }
 
@@ -93,6 +94,7 @@ class PlainTensor : public StoredTensor {
 
   FoundTensor elements_;
   int64_t first_row_;
+  bool fused_;  // a slice of a tensor that holds one matrix per expert
 };
 
 absl::StatusOr<BoundModule> Bind(const ModuleRequest& request, const FoundTensor& elements) {
@@ -117,7 +119,7 @@ absl::StatusOr<BoundModule> BindPlain(const ModuleRequest& request, const FoundT
   }
   const int64_t first_row = slice == nullptr ? 0 : slice->index * slice->matrix_rows + slice->first_row;
   BoundModule bound;
-  bound.tensor = std::make_unique<PlainTensor>(elements, shape.rows, shape.cols, first_row);
+  bound.tensor = std::make_unique<PlainTensor>(elements, shape.rows, shape.cols, first_row, slice != nullptr);
   bound.used = {elements};
   return bound;
 }
@@ -126,7 +128,7 @@ absl::StatusOr<BoundModule> BindVector(const FoundTensor& elements, int64_t n) {
   KOMPAKT_RETURN_IF_ERROR(CheckShape(elements, {n}));
   KOMPAKT_RETURN_IF_ERROR(CheckFloat(elements));
   BoundModule bound;
-  bound.tensor = std::make_unique<PlainTensor>(elements, 1, n, 0);
+  bound.tensor = std::make_unique<PlainTensor>(elements, 1, n, 0, false);
   bound.used = {elements};
   return bound;
 }

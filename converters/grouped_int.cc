@@ -71,6 +71,7 @@ absl::StatusOr<StoredForm> GroupedIntTensor::Form() const {
   form.native_low_bit = exact;
   form.stored_bytes = StoredBytes();
   form.dtype = Name();
+  if (exact) form.upstream_form = UpstreamForm();
   return form;
 }
 

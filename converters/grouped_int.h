@@ -35,7 +35,9 @@ class GroupedIntTensor : public StoredTensor {
 
   virtual std::string Name() const = 0;      // "INT4, BF16 scale per 64"
   virtual uint64_t StoredBytes() const = 0;  // of all its tensors
-  virtual bool HasZeros() const = 0;         // false: every zero point is the middle of the codes
+  // Of the exact form; empty where int4_g32 cannot give all of it back.
+  virtual std::string UpstreamForm() const { return ""; }
+  virtual bool HasZeros() const = 0;  // false: every zero point is the middle of the codes
   // All three for rows [row_begin, row_end): codes one per byte [rows, cols]; scales and zeros [rows, groups], checked.
   virtual absl::StatusOr<std::vector<uint8_t>> ReadCodes(int64_t row_begin, int64_t row_end,
                                                          Xxh3Stream* source_bytes) const = 0;

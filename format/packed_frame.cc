@@ -102,6 +102,7 @@ uint16_t MinorVersionOf(const Manifest& manifest) {
   uint16_t minor = manifest.has_volumes() ? kVolumesSinceMinor : 0;
   for (const ExtentEntry& extent : manifest.extents()) {
     for (const PartEntry& part : extent.parts()) {
+      if (!part.upstream_form().empty()) minor = std::max(minor, kSourceXxh3SinceMinor);
       if (part.source_xxh3_size() != 0) minor = std::max(minor, kSourceXxh3SinceMinor);
       if (const auto format = FormatFromName(part.format()); format.ok()) {
         minor = std::max(minor, FormatOf(*format).since_minor);

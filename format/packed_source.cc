@@ -36,6 +36,7 @@ class PackedSource : public TensorSource {
     form.decoded = !found.entry->exact();
     form.native_low_bit = FormatOf(found.part->format).native_low_bit();
     form.dtype = found.entry->source_dtype();
+    form.upstream_form = found.entry->upstream_form();
     form.stored_bytes = found.part->blob.total_bytes;
     return form;
   }
@@ -181,6 +182,10 @@ class PackedSource : public TensorSource {
 };
 
 }  // namespace
+
+std::unique_ptr<TensorSource> OpenPackedValues(std::shared_ptr<const PackedReader> file) {
+  return std::make_unique<PackedSource>(std::move(file));
+}
 
 absl::StatusOr<std::unique_ptr<TensorSource>> OpenPackedSource(std::shared_ptr<const PackedReader> file) {
   for (size_t e = 0; e < file->layout().extents().size(); ++e) {

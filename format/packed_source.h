@@ -13,4 +13,7 @@ namespace kompakt {
 // error, and what it would cost could not be said. Each record's XXH3 is checked before its first use (kDataLoss).
 absl::StatusOr<std::unique_ptr<TensorSource>> OpenPackedSource(std::shared_ptr<const PackedReader> file);
 
+// Any packed file, quantized ones too: for who only wants the values, and does not encode them again.
+std::unique_ptr<TensorSource> OpenPackedValues(std::shared_ptr<const PackedReader> file);
+
 }  // namespace kompakt

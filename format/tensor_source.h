@@ -25,6 +25,9 @@ struct StoredForm {
   bool native_low_bit = false;
   std::string dtype;          // for people: "F8_E4M3, F32 scale per 128x128"
   uint64_t stored_bytes = 0;  // bytes that reading it takes, companions included
+  // How upstream files spell it (docs/format.md, "Upstream forms"); empty where the exact format alone cannot give it
+  // back.
+  std::string upstream_form = {};
 };
 
 // Where some bytes of a tensor lie.

@@ -88,11 +88,13 @@ absl::StatusOr<WritePlan> MakeWritePlan(const TensorSource& source, const QuantR
     if (!part_seen) {
       part.set_exact(choices[t].exact);
       part.set_source_dtype(choices[t].form.dtype);
+      if (choices[t].exact) part.set_upstream_form(choices[t].form.upstream_form);
       part_seen = true;
       continue;
     }
     part.set_exact(part.exact() && choices[t].exact);
     if (part.source_dtype() != choices[t].form.dtype) part.set_source_dtype("mixed");
+    if (!part.exact() || part.upstream_form() != choices[t].form.upstream_form) part.clear_upstream_form();
   }
   *plan.manifest.mutable_assets() = source.assets();
   plan.manifest.set_recipe(recipe.ToText());

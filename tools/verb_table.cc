@@ -17,6 +17,11 @@ constexpr VerbRow kVerbs[] = {
      MakeInspectVerb},
     {"verify", "re-read every checksum of a .kpk; with --source compare tensors with the original",
      "kompakt verify v2lite.kpk --source DeepSeek-V2-Lite/", MakeVerifyVerb},
+    {"export", "write a Hugging Face folder from a .kpk or from quantized upstream files",
+     "kompakt export v2lite.kpk v2lite-bf16/ --to safetensors --dtype bf16\n"
+     "kompakt export DeepSeek-V3/ v3-bf16/ --to safetensors --ram 1GiB\n"
+     "kompakt export layer.safetensors out/ --loose --config config.json --dtype f32",
+     MakeExportVerb},
     {"tokenize", "text to token ids, or ids to text",
      "kompakt tokenize v2lite.kpk -p 'Hello, world!'\n"
      "kompakt tokenize DeepSeek-V3/ --decode 19923,14,2058,3",

@@ -8,6 +8,7 @@
 namespace kompakt {
 
 std::unique_ptr<Verb> MakeConvertVerb();     // convert.cc
+std::unique_ptr<Verb> MakeExportVerb();      // export.cc
 std::unique_ptr<Verb> MakePlanVerb();        // plan.cc
 std::unique_ptr<Verb> MakeInspectVerb();     // inspect.cc
 std::unique_ptr<Verb> MakeVerifyVerb();      // verify.cc
