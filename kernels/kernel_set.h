@@ -181,6 +181,7 @@ struct RouteParams {
   int64_t tokens = 0;
   int32_t* ids = nullptr;    // [T, K] ascending
   float* weights = nullptr;  // [T, K] of those experts, scaling factor included
+  float* scores = nullptr;   // [T, E], or null: s of every expert, as router.h names it
 };
 
 // One gated FFN: down(silu(gate x) * (up x)).

@@ -26,7 +26,8 @@ struct RouterRule {
   float factor = 1;        // applied last
 };
 
-// `scores`: scratch of 2 * n_experts + n_group floats. NaN logits give an arbitrary valid choice.
+// `scores`: scratch of 2 * n_experts + n_group floats; afterwards the first n_experts are s. NaN logits give an
+// arbitrary valid choice.
 void ChooseExperts(const RouterRule& rule, const float* logits, const float* bias, float* scores, int32_t* ids,
                    float* weights);
 

@@ -206,7 +206,8 @@ absl::Status FeedForward(const Pass& p) {
                                            .x = p.a.normed,
                                            .tokens = p.tokens,
                                            .ids = p.a.router_ids,
-                                           .weights = p.a.router_weights},
+                                           .weights = p.a.router_weights,
+                                           .scores = p.a.router_scores},
                                           p.context));
   KOMPAKT_RETURN_IF_ERROR(p.kernels.expert_ffn({.experts = w.experts.data(),
                                                 .n_experts = std::ssize(w.experts),
@@ -232,7 +233,7 @@ int64_t Activations::Place(const ArchSpec& arch, int64_t max_tokens, int64_t cap
   const int64_t h = arch.hidden_size();
   const int64_t heads = mla.num_attention_heads();
   const int64_t k = arch.moe().num_experts_per_tok();
-  const std::array<std::pair<float**, int64_t>, 12> widths = {{
+  const std::array<std::pair<float**, int64_t>, 13> widths = {{
       {&x, h},
       {&normed, h},
       {&out, h},
@@ -242,6 +243,7 @@ int64_t Activations::Place(const ArchSpec& arch, int64_t max_tokens, int64_t cap
       {&attended, heads * mla.v_head_dim()},
       {&cos_sin, mla.qk_rope_head_dim()},
       {&router_weights, k},
+      {&router_scores, arch.moe().n_routed_experts()},
       {&index_q, indexer.index_n_heads() * indexer.index_head_dim()},
       {&index_k, indexer.index_head_dim()},
       {&index_weights, indexer.index_n_heads()},

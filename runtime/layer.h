@@ -34,6 +34,7 @@ class Activations {
   float* attended = nullptr;        // [T, H dv]
   float* cos_sin = nullptr;         // [T, dr / 2, 2]
   float* router_weights = nullptr;  // [T, K]
+  float* router_scores = nullptr;   // [T, E]
   int32_t* router_ids = nullptr;    // [T, K]
   float* index_q = nullptr;         // [T, Hi di]: the indexer's queries
   float* index_k = nullptr;         // [T, di]: its keys before their norm

@@ -110,6 +110,7 @@ absl::Status CpuSession::RunChunk(absl::Span<const int32_t> ids, int64_t begin, 
   const int64_t all_tokens = std::ssize(ids);
   const int64_t width = binding.arch.hidden_size();
   const int64_t chosen = binding.arch.moe().num_experts_per_tok();
+  const int64_t experts = binding.arch.moe().n_routed_experts();
   const int64_t layers = std::ssize(binding.layers);
   const int64_t position = position_ + begin;
   Activations& a = activations_;
@@ -131,9 +132,10 @@ absl::Status CpuSession::RunChunk(absl::Span<const int32_t> ids, int64_t begin, 
     index_layer += layer.has_indexer ? 1 : 0;
     KOMPAKT_RETURN_IF_ERROR(CheckFinite(a.x, tokens, position, absl::StrCat("layer ", l)));
     if (trace == nullptr || !layer.moe) continue;
-    const int64_t at = (moe_layer++ * all_tokens + begin) * chosen;
-    std::copy(a.router_ids, a.router_ids + tokens * chosen, trace->router_ids.begin() + at);
-    std::copy(a.router_weights, a.router_weights + tokens * chosen, trace->router_weights.begin() + at);
+    const int64_t at = moe_layer++ * all_tokens + begin;
+    std::copy_n(a.router_ids, tokens * chosen, trace->router_ids.begin() + at * chosen);
+    std::copy_n(a.router_weights, tokens * chosen, trace->router_weights.begin() + at * chosen);
+    std::copy_n(a.router_scores, tokens * experts, trace->router_scores.begin() + at * experts);
   }
   KOMPAKT_RETURN_IF_ERROR(kernels.rms_norm({.x = a.x,
                                             .x_stride = width,
@@ -157,10 +159,12 @@ absl::StatusOr<Session::Output> CpuSession::ForwardAll(absl::Span<const int32_t>
   const int64_t vocab = binding.arch.vocab_size();
   const int64_t width = binding.arch.hidden_size();
   if (trace != nullptr) {
-    const int64_t choices = binding.moe_layers * tokens * binding.arch.moe().num_experts_per_tok();
+    const int64_t routed = binding.moe_layers * tokens;
+    const int64_t choices = routed * binding.arch.moe().num_experts_per_tok();
     trace->hidden.assign(static_cast<size_t>((std::ssize(binding.layers) + 1) * tokens * width), 0.0f);
     trace->router_ids.assign(static_cast<size_t>(choices), 0);
     trace->router_weights.assign(static_cast<size_t>(choices), 0.0f);
+    trace->router_scores.assign(static_cast<size_t>(routed * binding.arch.moe().n_routed_experts()), 0.0f);
   }
   Output output;
   const int64_t wanted = logits == Logits::kAll ? tokens : logits == Logits::kLast ? std::min<int64_t>(1, tokens) : 0;

@@ -17,6 +17,7 @@ struct ForwardTrace {
   std::vector<float> hidden;          // [layers + 1][T][h]: input of each layer, then the output of the final norm
   std::vector<int32_t> router_ids;    // [moe layers][T][K] ascending
   std::vector<float> router_weights;  // [moe layers][T][K] in the same order, scaling factor included
+  std::vector<float> router_scores;   // [moe layers][T][E]: softmax or sigmoid of the router's logits, before selection
 };
 
 class Session {

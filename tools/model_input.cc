@@ -42,23 +42,28 @@ absl::StatusOr<std::unique_ptr<TensorSource>> OpenSource(const std::string& path
   return OpenPackedSource(std::move(file));
 }
 
-absl::StatusOr<LoadedModel> LoadModel(const std::string& path, int threads, bool keep_mtp) {
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path, int threads, bool keep_mtp, const KernelSet* kernels) {
   KOMPAKT_ASSIGN_OR_RETURN(const bool folder, IsFolder(path));
   ModelOptions options;
   options.threads = threads;
+  options.kernels = kernels;
   LoadedModel loaded;
-  std::shared_ptr<const WeightStore> weights;
   if (folder) {
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenCheckpoint(path, {.keep_mtp = keep_mtp}));
     PrintNotice(absl::StrCat("note: ", path, " is an upstream checkpoint; it is run as it is, from memory"));
     loaded.assets = source->assets();
-    KOMPAKT_ASSIGN_OR_RETURN(weights, LoadExactWeights(*source, path, threads));
+    for (const TensorInfo& tensor : source->schema().tensors()) {
+      KOMPAKT_ASSIGN_OR_RETURN(const StoredForm form, source->Form(tensor));
+      loaded.tensor_bytes += form.stored_bytes;
+    }
+    KOMPAKT_ASSIGN_OR_RETURN(loaded.weights, LoadExactWeights(*source, path, threads));
   } else {
     KOMPAKT_ASSIGN_OR_RETURN(auto file, PackedReader::Open(path));
     loaded.assets = file->manifest().assets();
-    weights = PackedWeights(std::move(file));
+    loaded.tensor_bytes = file->layout().tensor_bytes();
+    loaded.weights = PackedWeights(std::move(file));
   }
-  KOMPAKT_ASSIGN_OR_RETURN(loaded.model, Model::Load(std::move(weights), options));
+  KOMPAKT_ASSIGN_OR_RETURN(loaded.model, Model::Load(loaded.weights, options));
   return loaded;
 }
 

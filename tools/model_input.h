@@ -22,8 +22,12 @@ absl::StatusOr<std::unique_ptr<TensorSource>> OpenSource(const std::string& path
 struct LoadedModel {
   std::shared_ptr<const Model> model;
   ModelAssets assets;
+  std::shared_ptr<const WeightStore> weights;  // the model's, to load it a second time with other kernels
+  uint64_t tensor_bytes = 0;                   // as stored: in the .kpk, or in the shards of the folder
 };
-absl::StatusOr<LoadedModel> LoadModel(const std::string& path, int threads, bool keep_mtp = false);
+// `kernels`: as in ModelOptions.
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path, int threads, bool keep_mtp = false,
+                                      const KernelSet* kernels = nullptr);
 
 // The tokenizer files of a .kpk or of a folder, which may hold nothing else.
 absl::StatusOr<ModelAssets> OpenAssets(const std::string& path);

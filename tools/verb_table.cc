@@ -30,6 +30,10 @@ constexpr VerbRow kVerbs[] = {
      "kompakt trace v2lite.kpk --ids 0,17,5 -o trace.safetensors", MakeTraceVerb},
     {"perplexity", "perplexity of a model on a text, with its standard error",
      "kompakt perplexity v2lite.kpk -f text.txt -c 512", MakePerplexityVerb},
+    {"compare", "measure what packing cost: KL divergence, routing, hidden states, against the original",
+     "kompakt compare DeepSeek-V2-Lite/ v2lite.kpk -f text.txt\n"
+     "kompakt compare lossless.kpk q4.kpk -f text.txt --gate kl=0.02",
+     MakeCompareVerb},
     {"run", "generate text", "kompakt run v2lite.kpk -p 'Why is the sky blue?' --chat --think auto -n 256 --stats",
      MakeRunVerb},
 };

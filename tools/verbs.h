@@ -15,6 +15,7 @@ std::unique_ptr<Verb> MakeVerifyVerb();      // verify.cc
 std::unique_ptr<Verb> MakeTokenizeVerb();    // tokenize.cc
 std::unique_ptr<Verb> MakeTraceVerb();       // trace.cc
 std::unique_ptr<Verb> MakePerplexityVerb();  // perplexity.cc
+std::unique_ptr<Verb> MakeCompareVerb();     // compare.cc
 std::unique_ptr<Verb> MakeRunVerb();         // run.cc
 
 }  // namespace kompakt

@@ -7,6 +7,7 @@
 
 #include "format/status.h"
 #include "runtime/session.h"
+#include "validate/chunks.h"
 
 namespace kompakt {
 namespace {
@@ -22,10 +23,9 @@ double NegativeLogLikelihood(absl::Span<const float> logits, int32_t target) {
   return std::log(sum) + static_cast<double>(largest) - static_cast<double>(logits[static_cast<size_t>(target)]);
 }
 
-// Appends the negative log-likelihood of tokens context/2 + 1 .. context - 1 of one chunk.
-absl::Status ScoreChunk(Session& session, absl::Span<const int32_t> chunk, std::vector<double>& nll) {
+// Appends the negative log-likelihood of tokens first + 1 .. context - 1 of one chunk.
+absl::Status ScoreChunk(Session& session, absl::Span<const int32_t> chunk, int64_t first, std::vector<double>& nll) {
   const auto context = static_cast<int64_t>(chunk.size());
-  const int64_t first = context / 2;
   const auto vocab = static_cast<size_t>(session.model().arch().vocab_size());
   KOMPAKT_RETURN_IF_ERROR(session.Rewind(0));
   KOMPAKT_ASSIGN_OR_RETURN(const Session::Output prefix,
@@ -48,24 +48,14 @@ absl::Status ScoreChunk(Session& session, absl::Span<const int32_t> chunk, std::
 absl::StatusOr<PerplexityResult> Perplexity(std::shared_ptr<const Model> model, absl::Span<const int32_t> ids,
                                             std::optional<int32_t> bos_id, int64_t context,
                                             const std::function<bool(int64_t chunk, int64_t chunks)>& progress) {
-  if (context < 4) return UsageError("perplexity: the context must be 4 tokens or more, found ", context);
-  std::vector<int32_t> tokens;
-  if (bos_id.has_value()) tokens.push_back(*bos_id);
-  tokens.insert(tokens.end(), ids.begin(), ids.end());
+  KOMPAKT_ASSIGN_OR_RETURN(const ScoredChunks chunks, ScoredChunks::Create(ids, bos_id, context));
   PerplexityResult result;
-  result.tokens = static_cast<int64_t>(tokens.size());
-  result.chunks = result.tokens / context;
-  if (result.chunks == 0) {
-    return UsageError("perplexity: the text has ", result.tokens, " tokens, which do not fill one chunk of ", context,
-                      "; take a longer text or a smaller context (-c)");
-  }
+  result.tokens = chunks.tokens();
+  result.chunks = chunks.count();
   KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session, Session::Create(std::move(model), context));
   std::vector<double> nll;
   for (int64_t chunk = 0; chunk < result.chunks; ++chunk) {
-    const absl::Span<int32_t> part =
-        absl::MakeSpan(tokens).subspan(static_cast<size_t>(chunk * context), static_cast<size_t>(context));
-    if (bos_id.has_value()) part[0] = *bos_id;
-    KOMPAKT_RETURN_IF_ERROR(ScoreChunk(*session, part, nll));
+    KOMPAKT_RETURN_IF_ERROR(ScoreChunk(*session, chunks.chunk(chunk), chunks.first_scored(), nll));
     if (progress && !progress(chunk + 1, result.chunks)) return absl::CancelledError("perplexity was stopped");
   }
   const auto n = static_cast<double>(nll.size());

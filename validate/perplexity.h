@@ -1,5 +1,4 @@
-// Perplexity in llama-perplexity's convention: a BOS is put before the text, the tokens are cut into chunks of
-// `context`, every chunk's first token is replaced by BOS, and the tokens from context/2 on are scored.
+// Perplexity in llama-perplexity's convention (validate/chunks.h).
 #pragma once
 
 #include <cstdint>

@@ -126,7 +126,9 @@ absl::Status Route(const RouteParams& p, KernelContext& context) {
   KOMPAKT_RETURN_IF_ERROR(Linear(to_logits, context));
   context.RunPieces(p.tokens, 64, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t t = begin; t < end; ++t) {
-      ChooseExperts(p.rule, logits + t * n, p.bias, scores + thread * scratch, p.ids + t * k, p.weights + t * k);
+      float* const own = scores + thread * scratch;
+      ChooseExperts(p.rule, logits + t * n, p.bias, own, p.ids + t * k, p.weights + t * k);
+      if (p.scores != nullptr) std::copy_n(own, n, p.scores + t * n);
     }
   });
   return absl::OkStatus();

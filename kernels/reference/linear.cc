@@ -59,6 +59,7 @@ absl::Status Route(const RouteParams& p, KernelContext& context) {
   const int64_t k = p.rule.experts_per_token;
   for (int64_t t = 0; t < p.tokens; ++t) {
     ChooseExperts(p.rule, logits + t * n, p.bias, scores, p.ids + t * k, p.weights + t * k);
+    if (p.scores != nullptr) std::copy_n(scores, n, p.scores + t * n);
   }
   return absl::OkStatus();
 }

@@ -1,0 +1,134 @@
+#include "tools/compare_report.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "tools/terminal.h"
+
+namespace kompakt {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct NamedQuantile {
+  const char* name;  // in JSON
+  const char* text;
+  double q;
+};
+constexpr NamedQuantile kQuantiles[] = {
+    {"median_kl", "median", 0.5}, {"kl_90", "90 %", 0.9},       {"kl_95", "95 %", 0.95},
+    {"kl_99", "99 %", 0.99},      {"kl_99_9", "99.9 %", 0.999}, {"max_kl", "max", 1.0},
+};
+
+std::vector<int64_t> UnseenExperts(const LayerComparison& layer) {
+  std::vector<int64_t> unseen;
+  for (size_t e = 0; e < layer.tokens_per_expert.size(); ++e) {
+    if (layer.tokens_per_expert[e] == 0) unseen.push_back(static_cast<int64_t>(e));
+  }
+  return unseen;
+}
+
+std::string ListOf(const std::vector<int64_t>& numbers, size_t most) {
+  std::string list;
+  for (size_t i = 0; i < std::min(numbers.size(), most); ++i) absl::StrAppend(&list, i > 0 ? " " : "", numbers[i]);
+  if (numbers.size() > most) absl::StrAppend(&list, " and ", numbers.size() - most, " more");
+  return list;
+}
+
+std::string LayersText(const Comparison& comparison) {
+  std::string text = absl::StrFormat("\n%5s  %12s  %10s  %8s  %10s  %s\n", "layer", "hidden error", "same set",
+                                     "overlap", "router KL", "tokens per expert: least, median, most");
+  for (size_t l = 0; l < comparison.layers.size(); ++l) {
+    const LayerComparison& layer = comparison.layers[l];
+    absl::StrAppend(&text, absl::StrFormat("%5d  %12.5f", l, layer.hidden_error));
+    if (layer.moe) {
+      std::vector<int64_t> sorted = layer.tokens_per_expert;
+      std::sort(sorted.begin(), sorted.end());
+      absl::StrAppend(&text, absl::StrFormat("  %8.3f %%  %6.3f %%  %10.3g  %d, %d, %d", 100 * layer.router_agreement,
+                                             100 * layer.router_overlap, layer.router_kl, sorted.front(),
+                                             sorted[sorted.size() / 2], sorted.back()));
+    }
+    text += '\n';
+  }
+  for (size_t l = 0; l < comparison.layers.size(); ++l) {
+    const std::vector<int64_t> unseen = UnseenExperts(comparison.layers[l]);
+    if (unseen.empty()) continue;
+    absl::StrAppend(&text, "layer ", l,
+                    ": experts that no token chose, about which nothing was shown: ", ListOf(unseen, 32), "\n");
+  }
+  return text;
+}
+
+Json DivergenceJson(const Comparison& comparison) {
+  const DivergenceSummary& d = comparison.divergence;
+  Json json = {{"mean_kl", d.kl.mean()}, {"mean_kl_stderr", d.kl.standard_error()}};
+  for (const NamedQuantile& quantile : kQuantiles) json[quantile.name] = d.kl_quantiles.At(quantile.q);
+  json["same_top1"] = d.same_top_share();
+  json["rms_delta_p"] = d.rms_delta_p();
+  json["ln_ppl_ratio"] = d.nll_difference.mean();
+  json["ln_ppl_ratio_stderr"] = d.nll_difference.standard_error();
+  json["ppl_original"] = d.perplexity_p();
+  json["ppl_packed"] = d.perplexity_q();
+  json["tokens_scored"] = d.tokens_scored;
+  json["chunks"] = comparison.chunks;
+  return json;
+}
+
+}  // namespace
+
+std::string CompareText(const CompareReport& report) {
+  const Comparison& comparison = report.comparison;
+  const DivergenceSummary& d = comparison.divergence;
+  std::string text =
+      absl::StrFormat("original  %s  %s bytes of tensors\npacked    %s  %s bytes of tensors, kernels %s\n",
+                      report.original, GroupedDigits(static_cast<int64_t>(report.tensor_bytes_original)), report.packed,
+                      GroupedDigits(static_cast<int64_t>(report.tensor_bytes_packed)), report.path);
+  absl::StrAppend(&text, absl::StrFormat("text      %s  %d tokens scored in %d chunks of %d, %.1f s\n\n", report.text,
+                                         d.tokens_scored, comparison.chunks, comparison.context, report.seconds));
+  absl::StrAppend(&text, absl::StrFormat("mean KL           %.6f +/- %.6f nats\n", d.kl.mean(), d.kl.standard_error()));
+  for (const NamedQuantile& quantile : kQuantiles) {
+    absl::StrAppend(&text, absl::StrFormat("KL %-13s  %.3g\n", quantile.text, d.kl_quantiles.At(quantile.q)));
+  }
+  absl::StrAppend(&text, absl::StrFormat("same top token    %.3f %%\nRMS delta p       %.4f %%\n",
+                                         100 * d.same_top_share(), 100 * d.rms_delta_p()));
+  absl::StrAppend(
+      &text,
+      absl::StrFormat("ln(PPL ratio)     %+.6f +/- %.6f\nperplexity        %.4f original, %.4f packed\n",
+                      d.nll_difference.mean(), d.nll_difference.standard_error(), d.perplexity_p(), d.perplexity_q()));
+  for (const auto& [name, floor] : report.floor) {
+    absl::StrAppend(&text, absl::StrFormat("noise floor       %.3g nats mean KL: %s, %d chunks\n",
+                                           floor.divergence.kl.mean(), name, floor.chunks));
+  }
+  return text + LayersText(comparison);
+}
+
+Json CompareJson(const CompareReport& report) {
+  Json json = {{"original", report.original}, {"packed", report.packed}, {"text", report.text}, {"path", report.path}};
+  json.update(DivergenceJson(report.comparison));
+  json["tensor_bytes"] = report.tensor_bytes_packed;
+  json["tensor_bytes_original"] = report.tensor_bytes_original;
+  Json floor = Json::object();
+  for (const auto& [name, comparison] : report.floor) floor[name] = DivergenceJson(comparison);
+  json["noise_floor"] = std::move(floor);
+  Json positions = Json::array();
+  for (const RunningMean& bin : report.comparison.kl_by_position) positions.push_back(bin.mean());
+  json["mean_kl_by_position"] = std::move(positions);
+  Json layers = Json::array();
+  for (const LayerComparison& layer : report.comparison.layers) {
+    Json entry = {{"hidden_error", layer.hidden_error}};
+    if (layer.moe) {
+      entry["router_agreement"] = layer.router_agreement;
+      entry["router_overlap"] = layer.router_overlap;
+      entry["router_kl"] = layer.router_kl;
+      entry["tokens_per_expert"] = layer.tokens_per_expert;
+      entry["unseen_experts"] = UnseenExperts(layer);
+    }
+    layers.push_back(std::move(entry));
+  }
+  json["layers"] = std::move(layers);
+  json["seconds"] = report.seconds;
+  return json;
+}
+
+}  // namespace kompakt
