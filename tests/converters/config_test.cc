@@ -11,192 +11,17 @@
 #include "converters/arch_table.h"
 #include "format/model_schema.h"
 #include "tests/converters/status_matchers.h"
+#include "tests/fixtures/published_configs.h"
 
 namespace kompakt {
 namespace {
 
 using nlohmann::json;
+using namespace published;
 
 constexpr auto kUnsupported = absl::StatusCode::kUnimplemented;
 constexpr auto kCorrupt = absl::StatusCode::kDataLoss;
 constexpr auto kContradiction = absl::StatusCode::kFailedPrecondition;
-
-json Yarn(double factor, double beta_fast, double mscale) {
-  return {{"type", "yarn"},          {"factor", factor}, {"original_max_position_embeddings", 4096},
-          {"beta_fast", beta_fast},  {"beta_slow", 1},   {"mscale", mscale},
-          {"mscale_all_dim", mscale}};
-}
-
-json V3() {
-  return {{"architectures", {"DeepseekV3ForCausalLM"}},
-          {"model_type", "deepseek_v3"},
-          {"attention_bias", false},
-          {"hidden_act", "silu"},
-          {"num_hidden_layers", 61},
-          {"hidden_size", 7168},
-          {"num_attention_heads", 128},
-          {"q_lora_rank", 1536},
-          {"kv_lora_rank", 512},
-          {"qk_nope_head_dim", 128},
-          {"qk_rope_head_dim", 64},
-          {"v_head_dim", 128},
-          {"intermediate_size", 18432},
-          {"moe_intermediate_size", 2048},
-          {"n_routed_experts", 256},
-          {"n_shared_experts", 1},
-          {"num_experts_per_tok", 8},
-          {"first_k_dense_replace", 3},
-          {"moe_layer_freq", 1},
-          {"num_nextn_predict_layers", 1},
-          {"vocab_size", 129280},
-          {"topk_method", "noaux_tc"},
-          {"scoring_func", "sigmoid"},
-          {"n_group", 8},
-          {"topk_group", 4},
-          {"norm_topk_prob", true},
-          {"routed_scaling_factor", 2.5},
-          {"rope_theta", 10000},
-          {"rope_scaling", Yarn(40, 32, 1.0)},
-          {"max_position_embeddings", 163840},
-          {"rms_norm_eps", 1e-6},
-          {"tie_word_embeddings", false},
-          {"quantization_config",
-           {{"quant_method", "fp8"},
-            {"fmt", "e4m3"},
-            {"activation_scheme", "dynamic"},
-            {"weight_block_size", {128, 128}}}}};
-}
-
-json With(json config, const json& changes) {
-  config.update(changes);
-  return config;
-}
-json Without(json config, const char* key) {
-  config.erase(key);
-  return config;
-}
-
-json V2() {
-  return With(Without(V3(), "quantization_config"), {{"architectures", {"DeepseekV2ForCausalLM"}},
-                                                     {"model_type", "deepseek_v2"},
-                                                     {"num_hidden_layers", 60},
-                                                     {"hidden_size", 5120},
-                                                     {"intermediate_size", 12288},
-                                                     {"moe_intermediate_size", 1536},
-                                                     {"n_routed_experts", 160},
-                                                     {"n_shared_experts", 2},
-                                                     {"num_experts_per_tok", 6},
-                                                     {"first_k_dense_replace", 1},
-                                                     {"num_nextn_predict_layers", nullptr},
-                                                     {"vocab_size", 102400},
-                                                     {"topk_method", "group_limited_greedy"},
-                                                     {"scoring_func", "softmax"},
-                                                     {"n_group", 8},
-                                                     {"topk_group", 3},
-                                                     {"norm_topk_prob", false},
-                                                     {"routed_scaling_factor", 16.0},
-                                                     {"rope_scaling", Yarn(40, 32, 0.707)}});
-}
-
-json V2Lite() {
-  return With(V2(), {{"num_hidden_layers", 27},
-                     {"hidden_size", 2048},
-                     {"num_attention_heads", 16},
-                     {"q_lora_rank", nullptr},
-                     {"intermediate_size", 10944},
-                     {"moe_intermediate_size", 1408},
-                     {"n_routed_experts", 64},
-                     {"topk_method", "greedy"},
-                     {"n_group", 1},
-                     {"topk_group", 1},
-                     {"routed_scaling_factor", 1.0}});
-}
-
-json Moonlight() {
-  return With(Without(V3(), "quantization_config"), {{"num_hidden_layers", 27},
-                                                     {"hidden_size", 2048},
-                                                     {"num_attention_heads", 16},
-                                                     {"q_lora_rank", nullptr},
-                                                     {"intermediate_size", 11264},
-                                                     {"moe_intermediate_size", 1408},
-                                                     {"n_routed_experts", 64},
-                                                     {"n_shared_experts", 2},
-                                                     {"num_experts_per_tok", 6},
-                                                     {"first_k_dense_replace", 1},
-                                                     {"num_nextn_predict_layers", 0},
-                                                     {"vocab_size", 163840},
-                                                     {"n_group", 1},
-                                                     {"topk_group", 1},
-                                                     {"routed_scaling_factor", 2.446},
-                                                     {"rope_theta", 50000.0},
-                                                     {"rope_scaling", nullptr},
-                                                     {"max_position_embeddings", 8192},
-                                                     {"rms_norm_eps", 1e-5}});
-}
-
-json KimiK2() {
-  return With(V3(), {{"model_type", "kimi_k2"},
-                     {"num_attention_heads", 64},
-                     {"n_routed_experts", 384},
-                     {"first_k_dense_replace", 1},
-                     {"num_nextn_predict_layers", 0},
-                     {"vocab_size", 163840},
-                     {"n_group", 1},
-                     {"topk_group", 1},
-                     {"routed_scaling_factor", 2.827},
-                     {"rope_theta", 50000.0},
-                     {"rope_scaling", Yarn(32, 1, 1.0)},
-                     {"max_position_embeddings", 131072}});
-}
-
-json GlmFlash() {
-  return With(Without(Without(V3(), "quantization_config"), "scoring_func"),
-              {{"architectures", {"Glm4MoeLiteForCausalLM"}},
-               {"model_type", "glm4_moe_lite"},
-               {"num_hidden_layers", 47},
-               {"hidden_size", 2048},
-               {"num_attention_heads", 20},
-               {"q_lora_rank", 768},
-               {"qk_nope_head_dim", 192},
-               {"v_head_dim", 256},
-               {"intermediate_size", 10240},
-               {"moe_intermediate_size", 1536},
-               {"n_routed_experts", 64},
-               {"num_experts_per_tok", 4},
-               {"first_k_dense_replace", 1},
-               {"vocab_size", 154880},
-               {"n_group", 1},
-               {"topk_group", 1},
-               {"routed_scaling_factor", 1.8},
-               {"rope_theta", 1000000},
-               {"rope_scaling", nullptr},
-               {"max_position_embeddings", 202752},
-               {"rms_norm_eps", 1e-5}});
-}
-
-const json kIndexerKeys = {{"index_n_heads", 64}, {"index_head_dim", 128}, {"index_topk", 2048}};
-
-json V32() {
-  json config = With(V3(), {{"architectures", {"DeepseekV32ForCausalLM"}}, {"model_type", "deepseek_v32"}});
-  config["quantization_config"]["scale_fmt"] = "ue8m0";
-  return With(config, kIndexerKeys);
-}
-
-json Glm5() {
-  return With(With(GlmFlash(), kIndexerKeys), {{"architectures", {"GlmMoeDsaForCausalLM"}},
-                                               {"model_type", "glm_moe_dsa"},
-                                               {"num_hidden_layers", 78},
-                                               {"hidden_size", 6144},
-                                               {"num_attention_heads", 64},
-                                               {"q_lora_rank", 2048},
-                                               {"intermediate_size", 12288},
-                                               {"moe_intermediate_size", 2048},
-                                               {"n_routed_experts", 256},
-                                               {"num_experts_per_tok", 8},
-                                               {"first_k_dense_replace", 3},
-                                               {"routed_scaling_factor", 2.5},
-                                               {"index_n_heads", 32}});
-}
 
 absl::StatusOr<UpstreamConfig> Parse(const json& config) { return ParseConfig(config.dump(), "dir/config.json"); }
 
@@ -322,7 +147,7 @@ TEST(ArchTable, EveryRowIsChosenByItsNames) {
                               {"model_type", std::string(row.model_types[0])},
                               {"scoring_func", std::string(ScoringName(row.scoring_func))},
                               {"topk_method", std::string(TopkMethodName(row.topk_methods[0]))}});
-    if (row.indexer != IndexerKind::kNone) config.update(kIndexerKeys);
+    if (row.indexer != IndexerKind::kNone) config.update(IndexerKeys());
     const auto parsed = Parse(config);
     ASSERT_THAT(parsed, IsOk()) << row.architecture;
     EXPECT_EQ(parsed->arch.architecture(), std::string(row.architecture));

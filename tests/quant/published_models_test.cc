@@ -15,6 +15,7 @@
 #include "absl/strings/str_format.h"
 #include "converters/checkpoint.h"
 #include "quant/convert.h"
+#include "tests/fixtures/published_configs.h"
 #include "tests/fixtures/scratch_folder.h"
 
 namespace kompakt {
@@ -180,184 +181,19 @@ class ModelWriter {
   HeaderWriter out_;
 };
 
-json With(json config, const json& changes) {
-  config.update(changes);
-  return config;
-}
-
-json Yarn(double factor, double beta_fast, double mscale) {
-  return {{"type", "yarn"},          {"factor", factor}, {"original_max_position_embeddings", 4096},
-          {"beta_fast", beta_fast},  {"beta_slow", 1},   {"mscale", mscale},
-          {"mscale_all_dim", mscale}};
-}
-
-json V3Config() {
-  return {
-      {"architectures", {"DeepseekV3ForCausalLM"}},
-      {"attention_bias", false},
-      {"attention_dropout", 0.0},
-      {"auto_map", {{"AutoConfig", "configuration_deepseek.DeepseekV3Config"}}},
-      {"aux_loss_alpha", 0.001},
-      {"bos_token_id", 0},
-      {"eos_token_id", 1},
-      {"ep_size", 1},
-      {"first_k_dense_replace", 3},
-      {"hidden_act", "silu"},
-      {"hidden_size", 7168},
-      {"initializer_range", 0.02},
-      {"intermediate_size", 18432},
-      {"kv_lora_rank", 512},
-      {"max_position_embeddings", 163840},
-      {"model_type", "deepseek_v3"},
-      {"moe_intermediate_size", 2048},
-      {"moe_layer_freq", 1},
-      {"n_group", 8},
-      {"n_routed_experts", 256},
-      {"n_shared_experts", 1},
-      {"norm_topk_prob", true},
-      {"num_attention_heads", 128},
-      {"num_experts_per_tok", 8},
-      {"num_hidden_layers", 61},
-      {"num_key_value_heads", 128},
-      {"num_nextn_predict_layers", 1},
-      {"pretraining_tp", 1},
-      {"q_lora_rank", 1536},
-      {"qk_nope_head_dim", 128},
-      {"qk_rope_head_dim", 64},
-      {"quantization_config",
-       {{"activation_scheme", "dynamic"}, {"fmt", "e4m3"}, {"quant_method", "fp8"}, {"weight_block_size", {128, 128}}}},
-      {"rms_norm_eps", 1e-6},
-      {"rope_scaling", Yarn(40, 32, 1.0)},
-      {"rope_theta", 10000},
-      {"routed_scaling_factor", 2.5},
-      {"scoring_func", "sigmoid"},
-      {"seq_aux", true},
-      {"tie_word_embeddings", false},
-      {"topk_group", 4},
-      {"topk_method", "noaux_tc"},
-      {"torch_dtype", "bfloat16"},
-      {"transformers_version", "4.33.1"},
-      {"use_cache", true},
-      {"v_head_dim", 128},
-      {"vocab_size", 129280}};
-}
-
-json V2Config() {
-  json config = With(V3Config(), {{"architectures", {"DeepseekV2ForCausalLM"}},
-                                  {"model_type", "deepseek_v2"},
-                                  {"first_k_dense_replace", 1},
-                                  {"hidden_size", 5120},
-                                  {"intermediate_size", 12288},
-                                  {"moe_intermediate_size", 1536},
-                                  {"n_routed_experts", 160},
-                                  {"n_shared_experts", 2},
-                                  {"num_experts_per_tok", 6},
-                                  {"num_hidden_layers", 60},
-                                  {"topk_group", 3},
-                                  {"topk_method", "group_limited_greedy"},
-                                  {"scoring_func", "softmax"},
-                                  {"norm_topk_prob", false},
-                                  {"routed_scaling_factor", 16.0},
-                                  {"rope_scaling", Yarn(40, 32, 0.707)},
-                                  {"vocab_size", 102400}});
-  config.erase("quantization_config");
-  config.erase("num_nextn_predict_layers");
-  return config;
-}
-
-json V2LiteConfig() {
-  return With(V2Config(), {{"hidden_size", 2048},
-                           {"intermediate_size", 10944},
-                           {"moe_intermediate_size", 1408},
-                           {"n_routed_experts", 64},
-                           {"num_attention_heads", 16},
-                           {"num_key_value_heads", 16},
-                           {"num_hidden_layers", 27},
-                           {"q_lora_rank", nullptr},
-                           {"n_group", 1},
-                           {"topk_group", 1},
-                           {"topk_method", "greedy"},
-                           {"routed_scaling_factor", 1.0}});
-}
-
-json V32Config() {
-  json config = With(V3Config(), {{"architectures", {"DeepseekV32ForCausalLM"}},
-                                  {"model_type", "deepseek_v32"},
-                                  {"index_head_dim", 128},
-                                  {"index_n_heads", 64},
-                                  {"index_topk", 2048}});
-  config["quantization_config"]["scale_fmt"] = "ue8m0";
-  return config;
-}
-
-json KimiK2Config() {
-  return With(V3Config(), {{"model_type", "kimi_k2"},
-                           {"first_k_dense_replace", 1},
-                           {"n_routed_experts", 384},
-                           {"num_attention_heads", 64},
-                           {"num_key_value_heads", 64},
-                           {"num_nextn_predict_layers", 0},
-                           {"n_group", 1},
-                           {"topk_group", 1},
-                           {"rope_theta", 50000.0},
-                           {"rope_scaling", Yarn(32, 1, 1.0)},
-                           {"routed_scaling_factor", 2.827},
-                           {"vocab_size", 163840}});
-}
-
-json KimiThinkingConfig() {
-  json config = KimiK2Config();
-  config["quantization_config"] = {
-      {"quant_method", "compressed-tensors"},
-      {"format", "pack-quantized"},
-      {"config_groups",
-       {{"group_0",
-         {{"targets", {"Linear"}},
-          {"weights",
-           {{"num_bits", 4}, {"type", "int"}, {"symmetric", true}, {"strategy", "group"}, {"group_size", 32}}}}}}},
-      {"ignore", {"lm_head", "re:.*self_attn.*", "re:.*shared_experts.*"}}};
-  return config;
-}
-
-json GlmFlashConfig() {
-  json config = With(V3Config(), {{"architectures", {"Glm4MoeLiteForCausalLM"}},
-                                  {"model_type", "glm4_moe_lite"},
-                                  {"first_k_dense_replace", 1},
-                                  {"hidden_size", 2048},
-                                  {"intermediate_size", 10240},
-                                  {"moe_intermediate_size", 1536},
-                                  {"n_routed_experts", 64},
-                                  {"num_experts_per_tok", 4},
-                                  {"num_attention_heads", 20},
-                                  {"num_key_value_heads", 20},
-                                  {"num_hidden_layers", 47},
-                                  {"q_lora_rank", 768},
-                                  {"qk_nope_head_dim", 192},
-                                  {"v_head_dim", 256},
-                                  {"n_group", 1},
-                                  {"topk_group", 1},
-                                  {"rope_scaling", nullptr},
-                                  {"rope_theta", 1000000},
-                                  {"routed_scaling_factor", 1.8},
-                                  {"rms_norm_eps", 1e-5},
-                                  {"vocab_size", 154880}});
-  config.erase("quantization_config");
-  return config;
-}
-
 class PublishedModels : public testing::TestWithParam<PublishedModel> {};
 
 INSTANTIATE_TEST_SUITE_P(
     Headers, PublishedModels,
     testing::Values(
-        PublishedModel{"V2", V2Config(), Form::kBf16, 235'741'434'880, 0, 471'482'869'760, 29'102},
-        PublishedModel{"V2Lite", V2LiteConfig(), Form::kBf16, 15'706'484'224, 0, 31'412'968'448, 5'291},
-        PublishedModel{"V3", V3Config(), Form::kFp8, 671'026'419'200, 684'489'845'504, 688'574'839'360, 91'991},
-        PublishedModel{"V32", V32Config(), Form::kFp8, 671'877'944'064, 685'355'329'792, 689'469'018'240, 92'425},
-        PublishedModel{"K2", KimiK2Config(), Form::kFp8, 1'026'408'232'448, 0, 1'029'173'249'888, 139'583},
-        PublishedModel{"K2Thinking", KimiThinkingConfig(), Form::kInt4Experts, 1'026'408'232'448, 0, 594'206'457'856,
-                       208'215},
-        PublishedModel{"GlmFlash", GlmFlashConfig(), Form::kBf16, 29'943'393'920, 31'221'488'576, 62'442'983'168,
+        PublishedModel{"V2", published::V2(), Form::kBf16, 235'741'434'880, 0, 471'482'869'760, 29'102},
+        PublishedModel{"V2Lite", published::V2Lite(), Form::kBf16, 15'706'484'224, 0, 31'412'968'448, 5'291},
+        PublishedModel{"V3", published::V3(), Form::kFp8, 671'026'419'200, 684'489'845'504, 688'574'839'360, 91'991},
+        PublishedModel{"V32", published::V32(), Form::kFp8, 671'877'944'064, 685'355'329'792, 689'469'018'240, 92'425},
+        PublishedModel{"K2", published::KimiK2(), Form::kFp8, 1'026'408'232'448, 0, 1'029'173'249'888, 139'583},
+        PublishedModel{"K2Thinking", published::KimiK2Thinking(), Form::kInt4Experts, 1'026'408'232'448, 0,
+                       594'206'457'856, 208'215},
+        PublishedModel{"GlmFlash", published::GlmFlash(), Form::kBf16, 29'943'393'920, 31'221'488'576, 62'442'983'168,
                        9'703}),
     [](const auto& info) { return std::string(info.param.name); });
 
