@@ -168,7 +168,7 @@ bool PackedTarget::IsPublished(uint64_t offset) const {
   return published_[static_cast<size_t>(index - 1)];
 }
 
-absl::Status PackedTarget::WriteFrames(const Manifest& manifest) {
+absl::Status PackedTarget::WriteEnds(const Manifest& manifest) {
   const std::vector<uint8_t> zeros(kPageBytes - kHeaderBytes, 0);
   for (int index = 1; index <= count(); ++index) {
     const size_t v = static_cast<size_t>(index - 1);
@@ -181,16 +181,46 @@ absl::Status PackedTarget::WriteFrames(const Manifest& manifest) {
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs_.OpenForWrite(PartialPath(paths_[v])));
     if (index > 1) KOMPAKT_RETURN_IF_ERROR(file->WriteAt(kHeaderBytes, zeros));
     KOMPAKT_RETURN_IF_ERROR(WriteInPieces(*file, frame.manifest_offset, frame.end));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PackedTarget::WriteHeaders(const Manifest& manifest) {
+  for (int index = 1; index <= count(); ++index) {
+    const size_t v = static_cast<size_t>(index - 1);
+    if (published_[v]) continue;
+    KOMPAKT_ASSIGN_OR_RETURN(const FrameBytes frame, FrameOf(manifest, volumes_, index, layout_.data_end()));
+    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs_.OpenForWrite(PartialPath(paths_[v])));
     KOMPAKT_RETURN_IF_ERROR(file->WriteAt(0, frame.header));
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<OpenedPacked> PackedTarget::Reopen() {
+absl::Status PackedTarget::ClearHeaders() {
+  for (size_t v = 0; v < paths_.size(); ++v) {
+    if (published_[v]) continue;
+    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs_.OpenForWrite(PartialPath(paths_[v])));
+    KOMPAKT_RETURN_IF_ERROR(file->WriteAt(0, HeaderBytes{}));
+  }
+  return absl::OkStatus();
+}
+
+std::vector<std::string> PackedTarget::PresentPaths() const {
   std::vector<std::string> names;
   for (size_t v = 0; v < paths_.size(); ++v) names.push_back(published_[v] ? paths_[v] : PartialPath(paths_[v]));
-  return OpenPackedFiles(fs_, names);
+  return names;
 }
+
+absl::StatusOr<std::unique_ptr<File>> PackedTarget::OpenData() const {
+  std::vector<std::unique_ptr<File>> files;
+  for (const std::string& path : PresentPaths()) {
+    KOMPAKT_ASSIGN_OR_RETURN(std::unique_ptr<File> file, fs_.OpenForRead(path));
+    files.push_back(std::move(file));
+  }
+  return volumes_.ends_size() == 0 ? std::move(files[0]) : JoinVolumes(std::move(files), volumes_);
+}
+
+absl::StatusOr<OpenedPacked> PackedTarget::Reopen() const { return OpenPackedFiles(fs_, PresentPaths()); }
 
 absl::Status PackedTarget::Publish() {
   data_.reset();

@@ -48,11 +48,17 @@ class PackedTarget {
   // The data at logical offsets; after Allocate or Resume.
   File& data() { return *data_; }
 
-  // Header, manifest and footer of every file. `manifest` has its set id (WithSetId).
-  absl::Status WriteFrames(const Manifest& manifest);
+  // What makes every file a packed one comes in two steps: manifest and footer, then, when all else is known to be
+  // right, the header. `manifest` has its set id (WithSetId). ClearHeaders takes the second step back.
+  absl::Status WriteEnds(const Manifest& manifest);
+  absl::Status WriteHeaders(const Manifest& manifest);
+  absl::Status ClearHeaders();
+
+  // The data opened anew, for reading.
+  absl::StatusOr<std::unique_ptr<File>> OpenData() const;
 
   // As a stranger would: the files are opened anew.
-  absl::StatusOr<OpenedPacked> Reopen();
+  absl::StatusOr<OpenedPacked> Reopen() const;
 
   // Renames all, the first volume, which makes a set of them, last. Files are closed. An older first volume, and a
   // whole file of the set's name, are removed before, so that at no moment an older volume passes for one of these.
@@ -69,6 +75,8 @@ class PackedTarget {
   // Opens every file as `published_` says and joins them.
   absl::Status OpenAll();
   absl::StatusOr<bool> HoldsFinished(int index, const Manifest& finished) const;
+  // Where the files are now.
+  std::vector<std::string> PresentPaths() const;
 
   FileSystem& fs_;
   std::string destination_;

@@ -114,7 +114,8 @@ class TransactionalWriter : public PackedWriter {
   absl::Status Commit(const RereadOptions& options) override {
     KOMPAKT_ASSIGN_OR_RETURN(const Manifest manifest, FinishedManifest());
     KOMPAKT_RETURN_IF_ERROR(WritePadding());
-    KOMPAKT_RETURN_IF_ERROR(target_->WriteFrames(manifest));
+    KOMPAKT_RETURN_IF_ERROR(target_->WriteEnds(manifest));
+    KOMPAKT_RETURN_IF_ERROR(target_->WriteHeaders(manifest));
     KOMPAKT_RETURN_IF_ERROR(target_->data().Sync());
     // Where files are renamed one after another, the run that finds only some renamed needs the journal.
     if (target_->paths().size() > 1) KOMPAKT_RETURN_IF_ERROR(journal_->Sync());
