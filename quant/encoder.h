@@ -28,7 +28,7 @@ struct RowTile {
 };
 
 // Memory that grows and is aligned for the widest registers; what it held is lost when it grows.
-class AlignedBuffer {
+class ScratchBuffer {
  public:
   template <typename T>
   T* Get(size_t n) {
@@ -46,7 +46,7 @@ class AlignedBuffer {
 
 // Working memory, kept from tile to tile. Belongs to one thread.
 struct EncoderScratch {
-  AlignedBuffer lanes, importance, quads, groups, codes, values;
+  ScratchBuffer lanes, importance, quads, groups, codes, values;
 };
 
 // Error of encoded rows against the source, from the decoded values. Sums are F32 within 128 columns of a row, then

@@ -1,4 +1,5 @@
-// kompakt compare ORIGINAL PACKED -f TEXT [-c 512] [--path reference|fast] [--gate kl=X] [--floor-chunks N] [-t N]
+// kompakt compare ORIGINAL [PACKED] -f TEXT [-c 512] [--save-baseline FILE] [--path reference|fast] [--gate kl=X]
+// [--floor-chunks N] [-t N]
 #include "validate/compare.h"
 
 #include <chrono>
@@ -7,25 +8,59 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "format/checksum.h"
 #include "format/near_names.h"
 #include "format/status.h"
+#include "kernels/int8_activations.h"
 #include "runtime/tokenizer.h"
 #include "tools/compare_report.h"
 #include "tools/model_input.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
+#include "validate/baseline.h"
 
 namespace kompakt {
 namespace {
 
+// The file that decides how a text is cut.
+uint64_t TokenizerXxh3(const ModelAssets& assets) {
+  for (const AssetFile& file : assets.files()) {
+    if (file.name() == "tokenizer.json") return Xxh3(file.content());
+  }
+  std::string all;
+  for (const AssetFile& file : assets.files()) absl::StrAppend(&all, file.name(), "\n", file.content(), "\n");
+  return Xxh3(all);
+}
+
+std::optional<int32_t> BosOf(const ModelAssets& assets) {
+  if (!assets.has_bos_id()) return std::nullopt;
+  return static_cast<int32_t>(assets.bos_id());
+}
+
+absl::StatusOr<std::vector<int32_t>> Encode(const ModelAssets& assets, const std::string& text) {
+  KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Create(assets));
+  return tokenizer->Encode(text);
+}
+
+// The last part of a path: files that are passed on need not tell where they were made.
+std::string LastPart(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  return path.substr(path.rfind('/') + 1);
+}
+
 class CompareVerb : public Verb {
  public:
   void Declare(CLI::App& app) override {
-    app.add_option("original", original_, "A checkpoint folder, or a .kpk (a lossless one)")->required();
-    app.add_option("packed", packed_, "The .kpk to judge, or another folder")->required();
+    app.add_option("original", original_, "A checkpoint folder, a .kpk (a lossless one), or a baseline file")
+        ->required();
+    app.add_option("packed", packed_, "The .kpk to judge, or another folder; may be left out with --save-baseline");
     app.add_option("-f,--file", text_, "Text file (its bytes are taken as they are); - reads stdin")->required();
-    app.add_option("-c,--ctx-size", context_, "Tokens per chunk; the second half of each is scored")
-        ->capture_default_str();
+    context_option_ = app.add_option("-c,--ctx-size", context_,
+                                     "Tokens per chunk; the second half of each is scored (a baseline knows its own)")
+                          ->capture_default_str();
+    app.add_option("--save-baseline", save_baseline_,
+                   "Write what ORIGINAL predicts to this file, which then stands for it: at most 300 bytes per scored "
+                   "token");
     app.add_option("--path", path_,
                    "Kernels that run the packed model: fast (default), or reference, to see the damage of the weights "
                    "alone");
@@ -36,38 +71,33 @@ class CompareVerb : public Verb {
   }
 
   absl::StatusOr<ExitCode> Run() override {
-    KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
+    KOMPAKT_ASSIGN_OR_RETURN(threads_, ResolveThreads(threads_));
     KOMPAKT_ASSIGN_OR_RETURN(const double gate, ReadGate());
-    KOMPAKT_ASSIGN_OR_RETURN(const KernelSet* const reference, KernelSetByName("reference"));
+    KOMPAKT_ASSIGN_OR_RETURN(reference_, KernelSetByName("reference"));
     if (path_ != "fast" && path_ != "reference") {
       return UsageError("--path: expected fast or reference, found \"", path_, "\"",
                         DidYouMean(path_, {"fast", "reference"}));
     }
     if (floor_chunks_ < 0) return UsageError("--floor-chunks: expected 0 or more, found ", floor_chunks_);
-    KOMPAKT_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(text_));
-    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel original, LoadModel(original_, threads));
-    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel packed,
-                             LoadModel(packed_, threads, false, path_ == "reference" ? reference : nullptr));
-    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, SameIds(original.assets, packed.assets, text));
-    std::optional<int32_t> bos;
-    if (original.assets.has_bos_id()) bos = static_cast<int32_t>(original.assets.bos_id());
+    if (packed_.empty() && save_baseline_.empty()) {
+      return UsageError("compare needs a packed model: kompakt compare ORIGINAL PACKED -f TEXT");
+    }
+    KOMPAKT_ASSIGN_OR_RETURN(text_bytes_, ReadTextFile(text_));
+    const bool from_baseline = BaselineReader::IsBaseline(PosixFileSystem(), original_);
+    if (from_baseline && !save_baseline_.empty()) {
+      return UsageError("--save-baseline: expected a model to make it from, found the baseline ", original_);
+    }
+    if (packed_.empty()) return SaveBaselineOnly();
 
     const auto start = std::chrono::steady_clock::now();
     CompareReport report;
     report.original = original_;
     report.packed = packed_;
     report.text = text_;
-    report.path = std::string(packed.model->kernels().name);
-    report.tensor_bytes_original = original.tensor_bytes;
-    report.tensor_bytes_packed = packed.tensor_bytes;
-    KOMPAKT_ASSIGN_OR_RETURN(report.comparison,
-                             CompareWithProgress("compare", original.model, packed.model, ids, bos, 0));
-    if (floor_chunks_ > 0) {
-      KOMPAKT_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> other_order,
-                               Model::Load(original.weights, {.threads = threads, .kernels = reference}));
-      KOMPAKT_ASSIGN_OR_RETURN(
-          Comparison floor, CompareWithProgress("noise floor", original.model, other_order, ids, bos, floor_chunks_));
-      report.floor.emplace_back("summation order", std::move(floor));
+    if (from_baseline) {
+      KOMPAKT_RETURN_IF_ERROR(FromBaseline(report));
+    } else {
+      KOMPAKT_RETURN_IF_ERROR(FromModel(report));
     }
     report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     PrintAnswer(json_ ? CompareJson(report).dump(2) + "\n" : CompareText(report));
@@ -88,37 +118,152 @@ class CompareVerb : public Verb {
     return gate;
   }
 
-  // The text's tokens, which must be the same for both.
-  absl::StatusOr<std::vector<int32_t>> SameIds(const ModelAssets& original, const ModelAssets& packed,
-                                               const std::string& text) const {
-    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Create(original));
-    KOMPAKT_ASSIGN_OR_RETURN(std::vector<int32_t> ids, tokenizer->Encode(text));
-    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> other, Tokenizer::Create(packed));
-    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> other_ids, other->Encode(text));
-    if (ids == other_ids) return ids;
-    return absl::FailedPreconditionError(
-        absl::StrCat(original_, " and ", packed_, " cut the text into different tokens: they are not the same model"));
+  absl::StatusOr<LoadedModel> LoadPacked() const {
+    return LoadModel(packed_, threads_, false, path_ == "reference" ? reference_ : nullptr);
   }
 
-  absl::StatusOr<Comparison> CompareWithProgress(const char* what, const std::shared_ptr<const Model>& p,
-                                                 const std::shared_ptr<const Model>& q, const std::vector<int32_t>& ids,
-                                                 std::optional<int32_t> bos, int64_t most_chunks) const {
-    Progress progress(what, "chunks");
+  absl::Status FromModel(CompareReport& report) {
+    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel original, LoadModel(original_, threads_));
+    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel packed, LoadPacked());
+    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, Encode(original.assets, text_bytes_));
+    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> other_ids, Encode(packed.assets, text_bytes_));
+    if (ids != other_ids) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          original_, " and ", packed_, " cut the text into different tokens: they are not the same model"));
+    }
+    const std::optional<int32_t> bos = BosOf(original.assets);
+    report.path = std::string(packed.model->kernels().name);
+    report.tensor_bytes_original = original.tensor_bytes;
+    report.tensor_bytes_packed = packed.tensor_bytes;
     CompareOptions options;
     options.context = context_;
-    options.most_chunks = most_chunks;
-    options.progress = [&](int64_t done, int64_t total) {
-      progress.Update(static_cast<uint64_t>(done), static_cast<uint64_t>(total));
-      return !Interrupted();
-    };
+    std::unique_ptr<BaselineWriter> writer;
+    if (!save_baseline_.empty()) {
+      KOMPAKT_ASSIGN_OR_RETURN(const ScoredChunks chunks, ScoredChunks::Create(ids, bos, context_));
+      KOMPAKT_ASSIGN_OR_RETURN(writer, OpenWriter(original, chunks));
+      options.original_logits = [&](absl::Span<const float> logits, int32_t next) { return writer->Add(logits, next); };
+    }
+    KOMPAKT_ASSIGN_OR_RETURN(report.comparison,
+                             CompareWithProgress("compare", original.model, packed.model, ids, bos, options));
+    if (writer != nullptr) KOMPAKT_RETURN_IF_ERROR(writer->Finish());
+    return MeasureFloor(original, ids, bos, context_, "", report);
+  }
+
+  absl::Status FromBaseline(CompareReport& report) {
+    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<BaselineReader> baseline,
+                             BaselineReader::Open(PosixFileSystem(), original_));
+    const BaselineHeader& header = baseline->header();
+    if (context_option_->count() > 0 && context_ != header.context) {
+      return UsageError("-c: ", original_, " was made with chunks of ", header.context, " tokens, found ", context_);
+    }
+    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel packed, LoadPacked());
+    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, Encode(packed.assets, text_bytes_));
+    const std::optional<int32_t> bos = BosOf(packed.assets);
+    KOMPAKT_ASSIGN_OR_RETURN(const ScoredChunks chunks, ScoredChunks::Create(ids, bos, header.context));
+    KOMPAKT_RETURN_IF_ERROR(baseline->CheckSameText(packed.model->arch().vocab_size(), TokenizerXxh3(packed.assets),
+                                                    Xxh3(text_bytes_), chunks));
+    report.baseline = header;
+    report.path = std::string(packed.model->kernels().name);
+    report.tensor_bytes_original = header.tensor_bytes;
+    report.tensor_bytes_packed = packed.tensor_bytes;
+    {
+      Progress progress("compare", "chunks");
+      KOMPAKT_ASSIGN_OR_RETURN(report.comparison,
+                               CompareWithBaseline(*baseline, packed.model, chunks, [&](int64_t done, int64_t total) {
+                                 return Report(progress, done, total);
+                               }));
+    }
+    // The original is not there: what rounding alone does is shown on the packed model.
+    return MeasureFloor(packed, ids, bos, header.context, " (of the packed model)", report);
+  }
+
+  // What Compare finds between a model and itself, computed in two other ways.
+  absl::Status MeasureFloor(const LoadedModel& loaded, const std::vector<int32_t>& ids, std::optional<int32_t> bos,
+                            int64_t context, const char* whose, CompareReport& report) const {
+    if (floor_chunks_ == 0) return absl::OkStatus();
+    const std::pair<const char*, const KernelSet*> ways[] = {{"summation order", reference_},
+                                                             {"int8 activations", &Int8ActivationSet()}};
+    for (const auto& [name, kernels] : ways) {
+      KOMPAKT_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> other,
+                               Model::Load(loaded.weights, {.threads = threads_, .kernels = kernels}));
+      KOMPAKT_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> usual,
+                               Model::Load(loaded.weights, {.threads = threads_, .kernels = nullptr}));
+      CompareOptions options;
+      options.context = context;
+      options.most_chunks = floor_chunks_;
+      KOMPAKT_ASSIGN_OR_RETURN(Comparison floor, CompareWithProgress("noise floor", usual, other, ids, bos, options));
+      report.floor.emplace_back(absl::StrCat(name, whose), std::move(floor));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::unique_ptr<BaselineWriter>> OpenWriter(const LoadedModel& original,
+                                                             const ScoredChunks& chunks) const {
+    BaselineHeader header;
+    header.model = LastPart(original_);
+    header.text = LastPart(text_);
+    header.model_xxh3 = original.identity_xxh3;
+    header.tokenizer_xxh3 = TokenizerXxh3(original.assets);
+    header.text_xxh3 = Xxh3(text_bytes_);
+    header.ids_xxh3 = IdsXxh3(chunks);
+    header.tensor_bytes = original.tensor_bytes;
+    header.parameters = original.weights->schema().main_parameter_count();
+    header.vocab = original.model->arch().vocab_size();
+    header.context = chunks.context();
+    header.chunks = chunks.count();
+    return BaselineWriter::Create(PosixFileSystem(), save_baseline_, header);
+  }
+
+  absl::StatusOr<ExitCode> SaveBaselineOnly() {
+    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel original, LoadModel(original_, threads_));
+    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, Encode(original.assets, text_bytes_));
+    KOMPAKT_ASSIGN_OR_RETURN(const ScoredChunks chunks, ScoredChunks::Create(ids, BosOf(original.assets), context_));
+    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<BaselineWriter> writer, OpenWriter(original, chunks));
+    {
+      Progress progress("baseline", "chunks");
+      KOMPAKT_RETURN_IF_ERROR(SaveBaseline(original.model, chunks, *writer,
+                                           [&](int64_t done, int64_t total) { return Report(progress, done, total); }));
+    }
+    const int64_t tokens = chunks.count() * (chunks.context() - chunks.first_scored() - 1);
+    if (json_) {
+      PrintAnswer(nlohmann::ordered_json({{"baseline", save_baseline_},
+                                          {"original", original_},
+                                          {"text", text_},
+                                          {"tokens_scored", tokens},
+                                          {"chunks", chunks.count()},
+                                          {"file_bytes", writer->bytes()}})
+                      .dump(2) +
+                  "\n");
+    } else {
+      PrintAnswer(absl::StrCat(save_baseline_, ": ", tokens, " scored tokens in ", chunks.count(), " chunks of ",
+                               chunks.context(), ", ", writer->bytes(), " bytes\n"));
+    }
+    return kExitYes;
+  }
+
+  static bool Report(Progress& progress, int64_t done, int64_t total) {
+    progress.Update(static_cast<uint64_t>(done), static_cast<uint64_t>(total));
+    return !Interrupted();
+  }
+
+  static absl::StatusOr<Comparison> CompareWithProgress(const char* what, const std::shared_ptr<const Model>& p,
+                                                        const std::shared_ptr<const Model>& q,
+                                                        const std::vector<int32_t>& ids, std::optional<int32_t> bos,
+                                                        CompareOptions options) {
+    Progress progress(what, "chunks");
+    options.progress = [&](int64_t done, int64_t total) { return Report(progress, done, total); };
     return Compare(p, q, ids, bos, options);
   }
 
   std::string original_;
   std::string packed_;
   std::string text_;
+  std::string text_bytes_;
+  std::string save_baseline_;
   std::string path_ = "fast";
   std::string gate_;
+  const KernelSet* reference_ = nullptr;
+  CLI::Option* context_option_ = nullptr;
   int64_t context_ = 512;
   int64_t floor_chunks_ = 2;
   int threads_ = 0;

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "format/checksum.h"
 #include "tools/terminal.h"
 
 namespace kompakt {
@@ -60,6 +61,18 @@ std::string LayersText(const Comparison& comparison) {
   return text;
 }
 
+constexpr absl::string_view kNotInBaseline =
+    "\nHidden states, router agreement and expert coverage are not measured: a baseline does not hold them.\n"
+    "Compare with the original itself for them.\n";
+
+std::string BaselineText(const CompareReport& report) {
+  if (!report.baseline.has_value()) return "";
+  return absl::StrFormat(
+      "baseline  of %s, the %d most likely tokens of each position; %.3g of the probability lies outside of them and\n"
+      "          counts as one token: every KL below is a lower bound, the rest is exact\n\n",
+      report.baseline->model, report.baseline->shape().top(), report.comparison.baseline_rest->mean());
+}
+
 Json DivergenceJson(const Comparison& comparison) {
   const DivergenceSummary& d = comparison.divergence;
   Json json = {{"mean_kl", d.kl.mean()}, {"mean_kl_stderr", d.kl.standard_error()}};
@@ -86,7 +99,9 @@ std::string CompareText(const CompareReport& report) {
                       GroupedDigits(static_cast<int64_t>(report.tensor_bytes_packed)), report.path);
   absl::StrAppend(&text, absl::StrFormat("text      %s  %d tokens scored in %d chunks of %d, %.1f s\n\n", report.text,
                                          d.tokens_scored, comparison.chunks, comparison.context, report.seconds));
-  absl::StrAppend(&text, absl::StrFormat("mean KL           %.6f +/- %.6f nats\n", d.kl.mean(), d.kl.standard_error()));
+  absl::StrAppend(&text, BaselineText(report));
+  absl::StrAppend(&text, absl::StrFormat("mean KL           %s%.6f +/- %.6f nats\n", report.baseline ? ">= " : "",
+                                         d.kl.mean(), d.kl.standard_error()));
   for (const NamedQuantile& quantile : kQuantiles) {
     absl::StrAppend(&text, absl::StrFormat("KL %-13s  %.3g\n", quantile.text, d.kl_quantiles.At(quantile.q)));
   }
@@ -97,15 +112,25 @@ std::string CompareText(const CompareReport& report) {
       absl::StrFormat("ln(PPL ratio)     %+.6f +/- %.6f\nperplexity        %.4f original, %.4f packed\n",
                       d.nll_difference.mean(), d.nll_difference.standard_error(), d.perplexity_p(), d.perplexity_q()));
   for (const auto& [name, floor] : report.floor) {
-    absl::StrAppend(&text, absl::StrFormat("noise floor       %.3g nats mean KL: %s, %d chunks\n",
-                                           floor.divergence.kl.mean(), name, floor.chunks));
+    const DivergenceSummary& f = floor.divergence;
+    absl::StrAppend(&text,
+                    absl::StrFormat("noise floor       %.3g +/- %.2g nats mean KL, median %.3g: %s, %d chunks\n",
+                                    f.kl.mean(), f.kl.standard_error(), f.kl_quantiles.At(0.5), name, floor.chunks));
   }
-  return text + LayersText(comparison);
+  return text + (report.baseline.has_value() ? std::string(kNotInBaseline) : LayersText(comparison));
 }
 
 Json CompareJson(const CompareReport& report) {
   Json json = {{"original", report.original}, {"packed", report.packed}, {"text", report.text}, {"path", report.path}};
   json.update(DivergenceJson(report.comparison));
+  json["kl_is"] = report.baseline.has_value() ? "lower bound" : "exact";
+  if (report.baseline.has_value()) {
+    json["baseline"] = {{"model", report.baseline->model},
+                        {"model_xxh3", HexOf(report.baseline->model_xxh3)},
+                        {"top", report.baseline->shape().top()},
+                        {"mean_probability_outside", report.comparison.baseline_rest->mean()},
+                        {"not_measured", {"hidden_error", "router_agreement", "tokens_per_expert"}}};
+  }
   json["tensor_bytes"] = report.tensor_bytes_packed;
   json["tensor_bytes_original"] = report.tensor_bytes_original;
   Json floor = Json::object();

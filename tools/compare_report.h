@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "nlohmann/json.hpp"
+#include "validate/baseline.h"
 #include "validate/compare.h"
 
 namespace kompakt {
@@ -15,7 +17,8 @@ struct CompareReport {
   std::string original;
   std::string packed;
   std::string text;
-  std::string path;  // kernel set of the packed model
+  std::string path;                        // kernel set of the packed model
+  std::optional<BaselineHeader> baseline;  // where `original` is one
   uint64_t tensor_bytes_original = 0;
   uint64_t tensor_bytes_packed = 0;
   Comparison comparison;

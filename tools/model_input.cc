@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "converters/checkpoint.h"
+#include "format/checksum.h"
 #include "format/packed_source.h"
 #include "format/status.h"
 #include "runtime/exact_store.h"
@@ -56,11 +57,18 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, int threads, bool
       KOMPAKT_ASSIGN_OR_RETURN(const StoredForm form, source->Form(tensor));
       loaded.tensor_bytes += form.stored_bytes;
     }
+    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<SourceFile> files, source->Files());
+    std::string identity;
+    for (const SourceFile& file : files)
+      absl::StrAppend(&identity, file.name(), "\n", file.bytes(), "\n", file.xxh3(), "\n");
+    loaded.identity_xxh3 = Xxh3(identity);
     KOMPAKT_ASSIGN_OR_RETURN(loaded.weights, LoadExactWeights(*source, path, threads));
   } else {
     KOMPAKT_ASSIGN_OR_RETURN(auto file, PackedReader::Open(path));
     loaded.assets = file->manifest().assets();
     loaded.tensor_bytes = file->layout().tensor_bytes();
+    loaded.identity_xxh3 = file->file().files.front().manifest_xxh3;
+    loaded.file = file;
     loaded.weights = PackedWeights(std::move(file));
   }
   KOMPAKT_ASSIGN_OR_RETURN(loaded.model, Model::Load(loaded.weights, options));

@@ -24,6 +24,10 @@ struct LoadedModel {
   ModelAssets assets;
   std::shared_ptr<const WeightStore> weights;  // the model's, to load it a second time with other kernels
   uint64_t tensor_bytes = 0;                   // as stored: in the .kpk, or in the shards of the folder
+  // Changes with the model: XXH3 of the packed file's manifest, or of the names, sizes and checksums of the folder's
+  // files.
+  uint64_t identity_xxh3 = 0;
+  std::shared_ptr<const PackedReader> file;  // null for a folder
 };
 // `kernels`: as in ModelOptions.
 absl::StatusOr<LoadedModel> LoadModel(const std::string& path, int threads, bool keep_mtp = false,

@@ -32,7 +32,9 @@ constexpr VerbRow kVerbs[] = {
      "kompakt perplexity v2lite.kpk -f text.txt -c 512", MakePerplexityVerb},
     {"compare", "measure what packing cost: KL divergence, routing, hidden states, against the original",
      "kompakt compare DeepSeek-V2-Lite/ v2lite.kpk -f text.txt\n"
-     "kompakt compare lossless.kpk q4.kpk -f text.txt --gate kl=0.02",
+     "kompakt compare lossless.kpk q4.kpk -f text.txt --gate kl=0.02\n"
+     "kompakt compare DeepSeek-V3/ -f text.txt --save-baseline v3.kbl\n"
+     "kompakt compare v3.kbl q4.kpk -f text.txt",
      MakeCompareVerb},
     {"run", "generate text", "kompakt run v2lite.kpk -p 'Why is the sky blue?' --chat --think auto -n 256 --stats",
      MakeRunVerb},

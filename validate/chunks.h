@@ -16,6 +16,7 @@ class ScoredChunks {
  public:
   // `ids`: the text's tokens without BOS. A model without BOS keeps every chunk as it is. kInvalidArgument when the
   // text does not fill one chunk or `context` is below 4.
+  ScoredChunks() = default;
   static absl::StatusOr<ScoredChunks> Create(absl::Span<const int32_t> ids, std::optional<int32_t> bos_id,
                                              int64_t context);
 

@@ -48,7 +48,8 @@ double ScoreDivergence(const float* p, const float* q, int64_t n) {
 
 class Lockstep {
  public:
-  Lockstep(Session& p, Session& q, Comparison& result) : p_(p), q_(q), result_(result), arch_(p.model().arch()) {
+  Lockstep(Session& p, Session& q, const CompareOptions& options, Comparison& result)
+      : p_(p), q_(q), options_(options), result_(result), arch_(p.model().arch()) {
     const auto layers = static_cast<size_t>(arch_.num_hidden_layers());
     result_.layers.resize(layers);
     sums_.resize(layers);
@@ -114,12 +115,10 @@ class Lockstep {
     // The last token predicts nothing that is in the chunk.
     for (int64_t t = begin; t < std::min(end, context - 1); ++t) {
       const size_t at = static_cast<size_t>(t - begin) * vocab;
-      const TokenDivergence token =
-          Diverge(absl::MakeSpan(p_out.logits).subspan(at, vocab), absl::MakeSpan(q_out.logits).subspan(at, vocab),
-                  chunk[static_cast<size_t>(t + 1)]);
-      result_.divergence.Add(token);
-      const int64_t bin = (t - first_scored) * kPositionBins / (context - first_scored);
-      result_.kl_by_position[static_cast<size_t>(bin)].Add(token.kl);
+      const auto p_logits = absl::MakeConstSpan(p_out.logits).subspan(at, vocab);
+      const int32_t next = chunk[static_cast<size_t>(t + 1)];
+      if (options_.original_logits) KOMPAKT_RETURN_IF_ERROR(options_.original_logits(p_logits, next));
+      result_.AddToken(t, first_scored, Diverge(p_logits, absl::MakeConstSpan(q_out.logits).subspan(at, vocab), next));
     }
     return absl::OkStatus();
   }
@@ -170,6 +169,7 @@ class Lockstep {
 
   Session& p_;
   Session& q_;
+  const CompareOptions& options_;
   Comparison& result_;
   const ArchSpec& arch_;
   std::vector<Sums> sums_;  // [layers]
@@ -186,6 +186,12 @@ void DivergenceSummary::Add(const TokenDivergence& token) {
   nll_difference.Add(token.nll_q - token.nll_p);
   squared_delta_p.Add(token.delta_p() * token.delta_p());
   same_top += token.same_top ? 1 : 0;
+}
+
+void Comparison::AddToken(int64_t t, int64_t first_scored, const TokenDivergence& token) {
+  divergence.Add(token);
+  const int64_t bin = (t - first_scored) * kPositionBins / (context - first_scored);
+  kl_by_position[static_cast<size_t>(bin)].Add(token.kl);
 }
 
 double DivergenceSummary::perplexity_p() const { return std::exp(nll_p.mean()); }
@@ -205,7 +211,7 @@ absl::StatusOr<Comparison> Compare(std::shared_ptr<const Model> p, std::shared_p
   Comparison result;
   result.context = options.context;
   result.chunks = options.most_chunks > 0 ? std::min(options.most_chunks, chunks.count()) : chunks.count();
-  Lockstep lockstep(*p_session, *q_session, result);
+  Lockstep lockstep(*p_session, *q_session, options, result);
   for (int64_t i = 0; i < result.chunks; ++i) {
     KOMPAKT_RETURN_IF_ERROR(lockstep.Chunk(chunks.chunk(i), chunks.first_scored()));
     if (options.progress && !options.progress(i + 1, result.chunks)) {

@@ -50,6 +50,12 @@ struct Comparison {
   std::vector<RunningMean> kl_by_position;  // [kPositionBins] over the scored half of a chunk
   int64_t chunks = 0;
   int64_t context = 0;
+  // Against a baseline (validate/baseline.h): P's mass outside of the tokens that it keeps, per scored token. Every KL
+  // is then a lower bound, and `layers` is empty.
+  std::optional<RunningMean> baseline_rest;
+
+  // A scored token at position t of its chunk.
+  void AddToken(int64_t t, int64_t first_scored, const TokenDivergence& token);
 };
 inline constexpr int64_t kPositionBins = 32;
 
@@ -58,6 +64,8 @@ struct CompareOptions {
   int64_t most_chunks = 0;  // 0: the whole text
   // Told how many chunks are done; answers whether to go on. May be null.
   std::function<bool(int64_t chunk, int64_t chunks)> progress = nullptr;
+  // Given P's logits of every scored token, in order, and the token that follows. May be null.
+  std::function<absl::Status(absl::Span<const float> logits, int32_t next)> original_logits = nullptr;
 };
 
 // `ids`: the text's tokens without BOS. kFailedPrecondition when the two models differ in a dimension that the

@@ -64,16 +64,20 @@ absl::Status Route(const RouteParams& p, KernelContext& context) {
   return absl::OkStatus();
 }
 
-absl::Status Ffn(const FfnParams& p, KernelContext& context) {
-  if (!p.accumulate) return GatedFfn(p.w, p.x, p.tokens, p.y, context);
+absl::Status Ffn(const FfnParams& p, KernelContext& context) { return FfnBy(GatedFfn, p, context); }
+
+absl::Status ExpertFfn(const ExpertFfnParams& p, KernelContext& context) { return ExpertFfnBy(GatedFfn, p, context); }
+
+absl::Status FfnBy(GatedFfnOp ffn, const FfnParams& p, KernelContext& context) {
+  if (!p.accumulate) return ffn(p.w, p.x, p.tokens, p.y, context);
   const int64_t n = p.tokens * p.w.down.shape.rows;
   Workspace::Scope scope(*context.workspace);
   KOMPAKT_ASSIGN_OR_RETURN(float* const out, context.workspace->Floats(n));
-  KOMPAKT_RETURN_IF_ERROR(GatedFfn(p.w, p.x, p.tokens, out, context));
+  KOMPAKT_RETURN_IF_ERROR(ffn(p.w, p.x, p.tokens, out, context));
   return Add(AddParams{.x = out, .y = p.y, .n = n}, context);
 }
 
-absl::Status ExpertFfn(const ExpertFfnParams& p, KernelContext& context) {
+absl::Status ExpertFfnBy(GatedFfnOp ffn, const ExpertFfnParams& p, KernelContext& context) {
   const int64_t hidden = p.experts[0].gate.shape.cols;
   Workspace::Scope scope(*context.workspace);
   KOMPAKT_ASSIGN_OR_RETURN(float* const x, context.workspace->Floats(p.tokens * hidden));
@@ -88,7 +92,7 @@ absl::Status ExpertFfn(const ExpertFfnParams& p, KernelContext& context) {
       slots[n++] = static_cast<int32_t>(slot);
     }
     if (n == 0) continue;
-    KOMPAKT_RETURN_IF_ERROR(GatedFfn(p.experts[e], x, n, out, context));
+    KOMPAKT_RETURN_IF_ERROR(ffn(p.experts[e], x, n, out, context));
     for (int64_t i = 0; i < n; ++i) {
       float* const y = p.y + slots[i] / p.k * hidden;
       for (int64_t c = 0; c < hidden; ++c) y[c] += p.weights[slots[i]] * out[i * hidden + c];

@@ -24,6 +24,12 @@ absl::Status ExpertFfn(const ExpertFfnParams& p, KernelContext& context);
 absl::Status Add(const AddParams& p, KernelContext& context);
 absl::Status AllFinite(const FiniteParams& p, KernelContext& context);
 
+// Ffn and ExpertFfn in terms of one gated FFN: y = ffn(x). x: [tokens, hidden]  y: [tokens, hidden].
+using GatedFfnOp = absl::Status (*)(const FfnWeights& w, const float* x, int64_t tokens, float* y,
+                                    KernelContext& context);
+absl::Status FfnBy(GatedFfnOp ffn, const FfnParams& p, KernelContext& context);
+absl::Status ExpertFfnBy(GatedFfnOp ffn, const ExpertFfnParams& p, KernelContext& context);
+
 extern const KernelSet kReferenceSet;
 
 }  // namespace kompakt::reference

@@ -25,3 +25,27 @@ expect 2 "$KOMPAKT" compare lossless.kpk q4.kpk -f text.txt --gate 5
 expect 2 "$KOMPAKT" compare lossless.kpk q4.kpk -f text.txt --path slow
 expect 4 "$KOMPAKT" compare "$DATA/checkpoints/v3" q4.kpk -f text.txt
 stderr_has "no tokenizer"
+
+# A baseline stands for the original: made alone or beside a comparison, the same bytes.
+expect 0 "$KOMPAKT" compare lossless.kpk --save-baseline alone.kbl -f text.txt
+stdout_has 'scored tokens in'
+expect 0 "$KOMPAKT" compare lossless.kpk q4.kpk --save-baseline beside.kbl -f text.txt --json --floor-chunks 0
+same_bytes alone.kbl beside.kbl
+read -r kl ppl bytes < <("$PYTHON" -c 'import json; d=json.load(open(".stdout")); print(d["mean_kl"], d["ppl_packed"], d["tokens_scored"])')
+check "a scored token takes 300 bytes at most" "$PYTHON" -c "import os; assert os.path.getsize('alone.kbl') <= 300 * $bytes"
+expect 0 "$KOMPAKT" compare alone.kbl q4.kpk -f text.txt --json
+check "its KL is a lower bound, and near" number "0.8 * $kl < d['mean_kl'] < $kl + 1e-6 and d['kl_is'] == 'lower bound'"
+check "the rest is exact" number "abs(d['ppl_packed'] - $ppl) < 1e-6 and d['layers'] == [] and d['baseline']['not_measured']"
+check "int8 activations are a floor too" number 'any("int8" in k for k in d["noise_floor"])'
+expect 0 "$KOMPAKT" compare alone.kbl q4.kpk -f text.txt --floor-chunks 0
+stdout_has '^mean KL +>= 0\.0'
+stdout_has 'a baseline does not hold them'
+head -c 13000 text.txt >other.txt
+expect 3 "$KOMPAKT" compare alone.kbl q4.kpk -f other.txt
+stderr_has 'another text'
+expect 2 "$KOMPAKT" compare alone.kbl q4.kpk -f text.txt -c 256
+expect 2 "$KOMPAKT" compare alone.kbl --save-baseline again.kbl -f text.txt
+expect 2 "$KOMPAKT" compare lossless.kpk -f text.txt
+head -c 5000 alone.kbl >short.kbl
+expect 3 "$KOMPAKT" compare short.kbl q4.kpk -f text.txt
+stderr_has 'short.kbl: expected [0-9]+ bytes'
