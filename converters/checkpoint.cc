@@ -30,6 +30,7 @@ class Checkpoint : public TensorSource {
         shards_(std::move(shards)),
         bound_(std::move(bound)),
         assets_(std::move(assets)) {
+    for (const auto& shard : shards_.shards()) file_by_name_[FileNameOf(shard->path())] = shard.get();
     if (assets_.tokenizer_file.empty()) {
       bound_.notices.push_back("the folder has no tokenizer: the model takes and gives token ids only");
     }
@@ -134,6 +135,17 @@ class Checkpoint : public TensorSource {
     return ranges;
   }
 
+  void WillNeed(const SourceRange& range) const override {
+    if (const auto file = file_by_name_.find(range.file); file != file_by_name_.end()) {
+      file->second->WillNeed(range.offset, range.bytes);
+    }
+  }
+  void Drop(const SourceRange& range) const override {
+    if (const auto file = file_by_name_.find(range.file); file != file_by_name_.end()) {
+      file->second->Drop(range.offset, range.bytes);
+    }
+  }
+
  private:
   std::string FileNameOf(const std::string& path) const { return path.substr(JoinPath(folder_, "").size()); }
 
@@ -174,6 +186,7 @@ class Checkpoint : public TensorSource {
   ShardSet shards_;
   BoundTensors bound_;
   FolderAssets assets_;
+  std::map<std::string, const SafetensorsFile*> file_by_name_;
 };
 
 // There is no config.json: say what was given instead.

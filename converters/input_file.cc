@@ -76,6 +76,9 @@ absl::StatusOr<std::string> InputFile::ReadAll(uint64_t max_bytes) const {
   return content;
 }
 
+void InputFile::WillNeed(uint64_t offset, uint64_t bytes) const { AdviseWillNeed(fd_, offset, bytes); }
+void InputFile::Drop(uint64_t offset, uint64_t bytes) const { AdviseDrop(fd_, offset, bytes); }
+
 absl::StatusOr<std::string> InputFile::State() const {
   struct stat info {};
   if (fstat(fd_, &info) != 0) return IoError(errno, "examine", path_);

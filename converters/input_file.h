@@ -30,6 +30,10 @@ class InputFile {
   // Fills `bytes`; kDataLoss when the file ends before.
   absl::Status ReadAt(uint64_t offset, absl::Span<uint8_t> bytes) const;
 
+  // Advice for the page cache: [offset, + bytes) is read soon; is not read again.
+  void WillNeed(uint64_t offset, uint64_t bytes) const;
+  void Drop(uint64_t offset, uint64_t bytes) const;
+
   // FileState of the open file, now.
   absl::StatusOr<std::string> State() const;
 

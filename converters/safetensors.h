@@ -89,6 +89,9 @@ class SafetensorsFile {
   uint64_t size_bytes() const { return file_.size_bytes(); }
   // XXH3 of the first 8 + N bytes.
   uint64_t header_xxh3() const { return header_xxh3_; }
+  // Advice for the page cache about bytes of the file: they are read soon; they are not read again.
+  void WillNeed(uint64_t offset, uint64_t bytes) const { file_.WillNeed(offset, bytes); }
+  void Drop(uint64_t offset, uint64_t bytes) const { file_.Drop(offset, bytes); }
   // FileState of the open file, now.
   absl::StatusOr<std::string> State() const { return file_.State(); }
   absl::Span<const SafetensorsEntry> entries() const { return header_.entries; }

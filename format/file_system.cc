@@ -106,6 +106,25 @@ class PosixFile : public File {
     return absl::OkStatus();
   }
 
+  void WillNeed(uint64_t offset, uint64_t bytes) const override { AdviseWillNeed(fd_, offset, bytes); }
+  void Drop(uint64_t offset, uint64_t bytes) const override { AdviseDrop(fd_, offset, bytes); }
+
+  void StartWriteBack(uint64_t offset, uint64_t bytes) override {
+    (void)sync_file_range(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes), SYNC_FILE_RANGE_WRITE);
+  }
+
+  absl::Status FinishWriteBack(uint64_t offset, uint64_t bytes) override {
+    constexpr unsigned kAll = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+    if (sync_file_range(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes), kAll) != 0) {
+      // The call takes the device's error from a later fsync, so it must not be lost here. File systems that lack the
+      // call write back by themselves.
+      if (errno == EIO || errno == ENOSPC || errno == EDQUOT) return IoError(errno, "write", path_);
+      return absl::OkStatus();
+    }
+    AdviseDrop(fd_, offset, bytes);
+    return absl::OkStatus();
+  }
+
   absl::Status Lock() override {
     while (flock(fd_, LOCK_EX | LOCK_NB) != 0) {
       if (errno == EINTR) continue;
@@ -162,7 +181,10 @@ absl::Status SyncFolderOf(const std::string& path) {
 class PosixFiles : public FileSystem {
  public:
   absl::StatusOr<std::unique_ptr<File>> OpenForWrite(const std::string& path) override {
-    return Open(path, O_RDWR | O_CREAT | O_CLOEXEC, "create");
+    const bool existed = Exists(path);
+    KOMPAKT_ASSIGN_OR_RETURN(std::unique_ptr<File> file, Open(path, O_RDWR | O_CREAT | O_CLOEXEC, "create"));
+    if (!existed) KOMPAKT_RETURN_IF_ERROR(SyncFolderOf(path));
+    return file;
   }
 
   absl::StatusOr<std::unique_ptr<File>> OpenForRead(const std::string& path) override {
@@ -267,6 +289,20 @@ absl::StatusOr<std::string> FileState(const std::string& path) {
   struct stat info;
   if (stat(path.c_str(), &info) != 0) return IoError(errno, "examine", path);
   return FileState(info);
+}
+
+void AdviseWillNeed(int fd, uint64_t offset, uint64_t bytes) {
+  // Linux reads no more per call than the read-ahead of the device, 128 KiB where nobody set it, and drops the rest of
+  // the advice.
+  constexpr uint64_t kPerCall = 128 << 10;
+  for (uint64_t done = 0; done < bytes; done += kPerCall) {
+    (void)posix_fadvise(fd, static_cast<off_t>(offset + done), static_cast<off_t>(std::min(kPerCall, bytes - done)),
+                        POSIX_FADV_WILLNEED);
+  }
+}
+
+void AdviseDrop(int fd, uint64_t offset, uint64_t bytes) {
+  (void)posix_fadvise(fd, static_cast<off_t>(offset), static_cast<off_t>(bytes), POSIX_FADV_DONTNEED);
 }
 
 FileSystem& PosixFileSystem() {

@@ -33,6 +33,14 @@ class File {
   virtual absl::Status Truncate(uint64_t bytes) = 0;
   // Everything written is on the device; what is read afterwards comes from there where the system can be told so.
   virtual absl::Status Sync() = 0;
+  // What the page cache may do with a range; advice that a system may ignore. WillNeed: it is read soon. Drop: it is
+  // not read again.
+  virtual void WillNeed(uint64_t /*offset*/, uint64_t /*bytes*/) const {}
+  virtual void Drop(uint64_t /*offset*/, uint64_t /*bytes*/) const {}
+  // StartWriteBack begins to bring what was written to the device, and does not wait. FinishWriteBack waits and drops
+  // it from the page cache. Neither makes it durable: that is Sync.
+  virtual void StartWriteBack(uint64_t /*offset*/, uint64_t /*bytes*/) {}
+  virtual absl::Status FinishWriteBack(uint64_t /*offset*/, uint64_t /*bytes*/) { return absl::OkStatus(); }
   // Exclusive advisory lock, held until the file is closed; kUnavailable when another process has it, or when the path
   // no longer leads to this file.
   virtual absl::Status Lock() = 0;
@@ -41,7 +49,7 @@ class File {
 class FileSystem {
  public:
   virtual ~FileSystem() = default;
-  // Opens for reading and writing, creating it where absent.
+  // Opens for reading and writing, creating it where absent; a file that was created is in its folder for good.
   virtual absl::StatusOr<std::unique_ptr<File>> OpenForWrite(const std::string& path) = 0;
   // kFailedPrecondition when it is not a regular file.
   virtual absl::StatusOr<std::unique_ptr<File>> OpenForRead(const std::string& path) = 0;
@@ -64,6 +72,10 @@ class FileSystem {
 std::string FileState(const struct stat& info);
 // Of the file at `path`.
 absl::StatusOr<std::string> FileState(const std::string& path);
+
+// WillNeed and Drop of an open file.
+void AdviseWillNeed(int fd, uint64_t offset, uint64_t bytes);
+void AdviseDrop(int fd, uint64_t offset, uint64_t bytes);
 
 // The operating system's files.
 FileSystem& PosixFileSystem();

@@ -109,32 +109,33 @@ bool DecodeRecord(absl::Span<const uint8_t> in, JournalEntry& entry) {
 absl::StatusOr<std::unique_ptr<Journal>> Journal::Open(FileSystem& fs, const std::string& path) {
   KOMPAKT_ASSIGN_OR_RETURN(std::unique_ptr<File> file, fs.OpenForWrite(path));
   KOMPAKT_RETURN_IF_ERROR(file->Lock());
-  return std::unique_ptr<Journal>(new Journal(std::move(file)));
+  return std::unique_ptr<Journal>(new Journal(std::move(file), path));
 }
 
-absl::StatusOr<Journal::Content> Journal::Load() {
-  KOMPAKT_ASSIGN_OR_RETURN(const uint64_t bytes, file_->Size());
-  if (bytes > kMaxJournalBytes) return CorruptError("journal: ", bytes, " bytes is more than any journal has");
+absl::StatusOr<Journal::Parsed> Journal::Parse(const File& file, const std::string& path) {
+  KOMPAKT_ASSIGN_OR_RETURN(const uint64_t bytes, file.Size());
+  if (bytes > kMaxJournalBytes) return CorruptError(path, ": ", bytes, " bytes is more than any journal has");
   std::vector<uint8_t> all(bytes);
-  KOMPAKT_RETURN_IF_ERROR(file_->ReadAt(0, absl::MakeSpan(all)));
+  KOMPAKT_RETURN_IF_ERROR(file.ReadAt(0, absl::MakeSpan(all)));
   absl::Span<const uint8_t> in = all;
 
-  Content content;
-  if (in.size() < sizeof(kMagic) || std::memcmp(in.data(), kMagic, sizeof(kMagic)) != 0) return content;
+  Parsed parsed;
+  Content& content = parsed.content;
+  if (in.size() < sizeof(kMagic) || std::memcmp(in.data(), kMagic, sizeof(kMagic)) != 0) return parsed;
   in.remove_prefix(sizeof(kMagic));
   absl::Span<const uint8_t> block;
   uint64_t xxh3 = 0;
-  if (!TakeBlock(in, block) || !Take(in, xxh3)) return content;
+  if (!TakeBlock(in, block) || !Take(in, xxh3)) return parsed;
   const uint64_t head_bytes = sizeof(kMagic) + sizeof(uint32_t) + block.size();
-  if (xxh3 != Xxh3(absl::MakeConstSpan(all).first(head_bytes))) return content;
+  if (xxh3 != Xxh3(absl::MakeConstSpan(all).first(head_bytes))) return parsed;
   const google::protobuf::LogSilencer silence;
   Manifest identity;
-  if (!identity.ParseFromArray(block.data(), static_cast<int>(block.size()))) return content;
+  if (!identity.ParseFromArray(block.data(), static_cast<int>(block.size()))) return parsed;
   content.identity = std::move(identity);
-  head_xxh3_ = xxh3;
+  parsed.head_xxh3 = xxh3;
 
-  end_ = bytes - in.size();
-  while (TakeBlock(in, block) && Take(in, xxh3) && xxh3 == EntryXxh3(head_xxh3_, block)) {
+  parsed.end = bytes - in.size();
+  while (TakeBlock(in, block) && Take(in, xxh3) && xxh3 == EntryXxh3(parsed.head_xxh3, block)) {
     uint8_t kind = 0;
     if (!Take(block, kind)) break;
     if (kind == kSourcesKind) {
@@ -144,10 +145,25 @@ absl::StatusOr<Journal::Content> Journal::Load() {
       if (kind != kRecordKind || !DecodeRecord(block, entry)) break;
       content.entries.push_back(std::move(entry));
     }
-    end_ = bytes - in.size();
+    parsed.end = bytes - in.size();
   }
+  return parsed;
+}
+
+absl::StatusOr<Journal::Content> Journal::Load() {
+  KOMPAKT_ASSIGN_OR_RETURN(Parsed parsed, Parse(*file_, path_));
+  if (!parsed.content.identity.has_value()) return parsed.content;
+  head_xxh3_ = parsed.head_xxh3;
+  end_ = parsed.end;
+  KOMPAKT_ASSIGN_OR_RETURN(const uint64_t bytes, file_->Size());
   if (end_ != bytes) KOMPAKT_RETURN_IF_ERROR(file_->Truncate(end_));
-  return content;
+  return std::move(parsed.content);
+}
+
+absl::StatusOr<Journal::Content> Journal::Peek(FileSystem& fs, const std::string& path) {
+  KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs.OpenForRead(path));
+  KOMPAKT_ASSIGN_OR_RETURN(Parsed parsed, Parse(*file, path));
+  return std::move(parsed.content);
 }
 
 absl::Status Journal::Start(const Manifest& identity) {

@@ -48,6 +48,8 @@ class Journal {
   };
   // Reads everything up to the first torn entry and drops what follows.
   absl::StatusOr<Content> Load();
+  // The same of a journal that another process may be writing, without a lock and without changing it.
+  static absl::StatusOr<Content> Peek(FileSystem& fs, const std::string& path);
 
   // Empties the file and writes the head.
   absl::Status Start(const Manifest& identity);
@@ -60,10 +62,17 @@ class Journal {
   absl::Status Sync() { return file_->Sync(); }
 
  private:
-  explicit Journal(std::unique_ptr<File> file) : file_(std::move(file)) {}
+  struct Parsed {
+    Content content;
+    uint64_t end = 0;
+    uint64_t head_xxh3 = 0;
+  };
+  static absl::StatusOr<Parsed> Parse(const File& file, const std::string& path);
+  Journal(std::unique_ptr<File> file, std::string path) : file_(std::move(file)), path_(std::move(path)) {}
   absl::Status AppendPayload(absl::Span<const uint8_t> payload);
 
   std::unique_ptr<File> file_;
+  std::string path_;
   std::mutex mutex_;
   uint64_t end_ = 0;        // where the next entry goes
   uint64_t head_xxh3_ = 0;  // ties entries to their plan

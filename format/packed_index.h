@@ -54,6 +54,8 @@ struct CheckedManifest {
   ModelSchema schema;
   PackedLayout layout;
 };
+// Of that, only what roles, formats and the ArchSpec say; also of a PlanIdentity.
+absl::StatusOr<CheckedManifest> DescribedBy(const Manifest& manifest);
 absl::StatusOr<CheckedManifest> CheckManifest(const Manifest& manifest, uint64_t data_end);
 
 }  // namespace kompakt

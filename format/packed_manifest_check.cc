@@ -170,15 +170,20 @@ absl::Status CheckExtent(const std::string& where, const Extent& expected, const
 
 }  // namespace
 
-absl::StatusOr<CheckedManifest> CheckManifest(const Manifest& manifest, uint64_t data_end) {
-  KOMPAKT_RETURN_IF_ERROR(CheckPlausible(manifest));
-  KOMPAKT_RETURN_IF_ERROR(CheckPlaces(manifest, data_end));
+absl::StatusOr<CheckedManifest> DescribedBy(const Manifest& manifest) {
   absl::StatusOr<ModelSchema> schema = ModelSchema::Create(manifest.arch());
   if (!schema.ok()) return AsDamage(schema.status());
   KOMPAKT_ASSIGN_OR_RETURN(const std::vector<FormatId> formats, CollectFormats(manifest, *schema));
-  absl::StatusOr<PackedLayout> made = PackedLayout::Create(*schema, formats);
-  if (!made.ok()) return AsDamage(made.status());
-  PackedLayout& layout = *made;
+  absl::StatusOr<PackedLayout> layout = PackedLayout::Create(*schema, formats);
+  if (!layout.ok()) return AsDamage(layout.status());
+  return CheckedManifest{*std::move(schema), *std::move(layout)};
+}
+
+absl::StatusOr<CheckedManifest> CheckManifest(const Manifest& manifest, uint64_t data_end) {
+  KOMPAKT_RETURN_IF_ERROR(CheckPlausible(manifest));
+  KOMPAKT_RETURN_IF_ERROR(CheckPlaces(manifest, data_end));
+  KOMPAKT_ASSIGN_OR_RETURN(CheckedManifest described, DescribedBy(manifest));
+  const PackedLayout& layout = described.layout;
   KOMPAKT_RETURN_IF_ERROR(
       ExpectEqual("manifest", "number of extents", static_cast<int>(layout.extents().size()), manifest.extents_size()));
   // Files of version 1.0 have none; of others, every part has them.
@@ -190,7 +195,7 @@ absl::StatusOr<CheckedManifest> CheckManifest(const Manifest& manifest, uint64_t
   KOMPAKT_RETURN_IF_ERROR(ExpectEqual(manifest.has_volumes() ? "manifest" : "footer",
                                       manifest.has_volumes() ? "end of the last volume" : "manifest_offset",
                                       layout.data_end(), data_end));
-  return CheckedManifest{*std::move(schema), *std::move(made)};
+  return described;
 }
 
 }  // namespace kompakt

@@ -57,7 +57,7 @@ class MappedReader : public PackedReader {
   }
 
   absl::Status VerifyRecord(int64_t extent, int64_t record) const override {
-    return VerifyRecordBytes(*file_.data, path(), file_.index, extent, record);
+    return VerifyRecordBytes(*file_.data, path(), file_.index, extent, record, nullptr);
   }
 
   std::vector<absl::Status> Verify(int threads, const std::function<void(uint64_t)>& progress) const override {

@@ -56,7 +56,6 @@ std::vector<std::string> TargetPaths(const std::string& destination, const Manif
 }
 
 std::string PartialPath(const std::string& path) { return path + ".partial"; }
-std::string JournalPath(const std::string& destination) { return PartialPath(destination) + ".journal"; }
 
 std::string PartialNames(const std::vector<std::string>& paths) {
   if (paths.size() == 1) return PartialPath(paths[0]);
@@ -106,14 +105,23 @@ absl::Status PackedTarget::OpenAll() {
   return absl::OkStatus();
 }
 
-absl::Status PackedTarget::Allocate() {
+absl::Status PackedTarget::AllocateOne(size_t v, Leftover leftover) {
+  KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs_.OpenForWrite(PartialPath(paths_[v])));
+  KOMPAKT_ASSIGN_OR_RETURN(const uint64_t size, file->Size());
+  if (leftover == kEmptied) {
+    KOMPAKT_RETURN_IF_ERROR(file->Truncate(0));
+  } else if (size > bytes_[v]) {
+    return absl::FailedPreconditionError(absl::StrCat(PartialPath(paths_[v]), ": has ", size, " bytes, expected ",
+                                                      bytes_[v],
+                                                      "; it belongs to something else: delete it and start again"));
+  }
+  return file->Allocate(bytes_[v]);
+}
+
+absl::Status PackedTarget::Allocate(Leftover leftover) {
   data_.reset();
   published_.assign(paths_.size(), false);
-  for (size_t v = 0; v < paths_.size(); ++v) {
-    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs_.OpenForWrite(PartialPath(paths_[v])));
-    KOMPAKT_RETURN_IF_ERROR(file->Truncate(0));
-    KOMPAKT_RETURN_IF_ERROR(file->Allocate(bytes_[v]));
-  }
+  for (size_t v = 0; v < paths_.size(); ++v) KOMPAKT_RETURN_IF_ERROR(AllocateOne(v, leftover));
   return OpenAll();
 }
 
@@ -138,14 +146,14 @@ absl::StatusOr<bool> PackedTarget::HoldsFinished(int index, const Manifest& fini
       const uint64_t offset = extent.record_offset(r);
       if (offset < span.begin || offset >= span.end) continue;
       KOMPAKT_ASSIGN_OR_RETURN(const uint64_t xxh3,
-                               HashRange(file, OffsetInVolume(volumes_, index, offset), extent.record_bytes));
+                               HashRange(file, OffsetInVolume(volumes_, index, offset), extent.record_bytes, nullptr));
       if (xxh3 != finished.extents(static_cast<int>(e)).record_xxh3(static_cast<int>(r))) return false;
     }
   }
   return true;
 }
 
-absl::Status PackedTarget::Resume(const Manifest* finished) {
+absl::Status PackedTarget::Resume(const Manifest* finished, Leftover leftover) {
   for (size_t v = 0; v < paths_.size(); ++v) {
     const std::string partial = PartialPath(paths_[v]);
     const bool has_partial = fs_.Exists(partial);
@@ -154,11 +162,12 @@ absl::Status PackedTarget::Resume(const Manifest* finished) {
       published_[v] = holds;
       if (holds) continue;
     }
-    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs_.OpenForWrite(partial));
-    KOMPAKT_ASSIGN_OR_RETURN(const uint64_t size, file->Size());
-    if (size == bytes_[v]) continue;
-    KOMPAKT_RETURN_IF_ERROR(file->Truncate(0));
-    KOMPAKT_RETURN_IF_ERROR(file->Allocate(bytes_[v]));
+    if (has_partial) {
+      KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs_.OpenForRead(partial));
+      KOMPAKT_ASSIGN_OR_RETURN(const uint64_t size, file->Size());
+      if (size == bytes_[v]) continue;
+    }
+    KOMPAKT_RETURN_IF_ERROR(AllocateOne(v, leftover));
   }
   return OpenAll();
 }
@@ -211,13 +220,24 @@ std::vector<std::string> PackedTarget::PresentPaths() const {
   return names;
 }
 
-absl::StatusOr<std::unique_ptr<File>> PackedTarget::OpenData() const {
+absl::StatusOr<OpenedPacked> PackedTarget::OpenWithoutHeaders(const Manifest& manifest) const {
+  OpenedPacked opened;
+  const std::vector<std::string> paths = PresentPaths();
+  opened.path = paths[0];
+  opened.index.manifest = manifest;
+  opened.index.layout = layout_;
   std::vector<std::unique_ptr<File>> files;
-  for (const std::string& path : PresentPaths()) {
+  for (const std::string& path : paths) {
     KOMPAKT_ASSIGN_OR_RETURN(std::unique_ptr<File> file, fs_.OpenForRead(path));
     files.push_back(std::move(file));
   }
-  return volumes_.ends_size() == 0 ? std::move(files[0]) : JoinVolumes(std::move(files), volumes_);
+  if (volumes_.ends_size() == 0) {
+    opened.data = std::move(files[0]);
+  } else {
+    opened.data = JoinVolumes(std::move(files), volumes_);
+    opened.index.volume_paths = paths;
+  }
+  return opened;
 }
 
 absl::StatusOr<OpenedPacked> PackedTarget::Reopen() const { return OpenPackedFiles(fs_, PresentPaths()); }

@@ -20,7 +20,6 @@ namespace kompakt {
 // Names of the finished files that `plan`, a manifest or a PlanIdentity, makes of DST: DST itself, or its volumes.
 std::vector<std::string> TargetPaths(const std::string& destination, const Manifest& plan);
 std::string PartialPath(const std::string& path);
-std::string JournalPath(const std::string& destination);
 
 // "a.kpk.partial", or of several "A.partial to Z.partial": for messages.
 std::string PartialNames(const std::vector<std::string>& paths);
@@ -35,13 +34,17 @@ class PackedTarget {
 
   const std::vector<std::string>& paths() const { return paths_; }
 
-  // New files of their full sizes, all zeros. kResourceExhausted on a full disk.
-  absl::Status Allocate();
+  // What becomes of a file that lies there already and may not be resumed: it is emptied, or, where other processes may
+  // be writing to it, only brought to its size.
+  enum Leftover { kEmptied, kShared };
+
+  // Files of their full sizes, zero where nobody wrote. kResourceExhausted on a full disk.
+  absl::Status Allocate(Leftover leftover);
 
   // Opens what an interrupted run left. A volume that is not there, or has not its size, is allocated anew. `finished`,
   // when not null, is the manifest that the journal would make of it: the run may have been cut off between two
   // renames, and a volume that already has its final name is recognised by its bytes and only read.
-  absl::Status Resume(const Manifest* finished);
+  absl::Status Resume(const Manifest* finished, Leftover leftover);
   // Is the volume of this logical offset one of those?
   bool IsPublished(uint64_t offset) const;
 
@@ -54,10 +57,9 @@ class PackedTarget {
   absl::Status WriteHeaders(const Manifest& manifest);
   absl::Status ClearHeaders();
 
-  // The data opened anew, for reading.
-  absl::StatusOr<std::unique_ptr<File>> OpenData() const;
-
-  // As a stranger would: the files are opened anew.
+  // The files opened anew, for reading: as if they had their headers, with `manifest` in the place of what they hold.
+  absl::StatusOr<OpenedPacked> OpenWithoutHeaders(const Manifest& manifest) const;
+  // As a stranger would.
   absl::StatusOr<OpenedPacked> Reopen() const;
 
   // Renames all, the first volume, which makes a set of them, last. Files are closed. An older first volume, and a
@@ -74,6 +76,7 @@ class PackedTarget {
   int count() const { return static_cast<int>(paths_.size()); }
   // Opens every file as `published_` says and joins them.
   absl::Status OpenAll();
+  absl::Status AllocateOne(size_t v, Leftover leftover);
   absl::StatusOr<bool> HoldsFinished(int index, const Manifest& finished) const;
   // Where the files are now.
   std::vector<std::string> PresentPaths() const;

@@ -12,6 +12,7 @@ namespace kompakt {
 namespace {
 
 constexpr uint64_t kPieceBytes = 1 << 20;
+constexpr uint64_t kReadAheadBytes = 32 << 20;
 
 // A record, or the padding before an extent or before the manifest.
 struct Piece {
@@ -64,10 +65,12 @@ std::string RecordName(const Extent& extent, int64_t record) {
   return tensor.Name();
 }
 
-absl::StatusOr<uint64_t> HashRange(const File& file, uint64_t offset, uint64_t bytes) {
+absl::StatusOr<uint64_t> HashRange(const File& file, uint64_t offset, uint64_t bytes,
+                                   const std::atomic<bool>* interrupted) {
   std::vector<uint8_t> buffer(std::min(bytes, kPieceBytes));
   Xxh3Stream hash;
   for (uint64_t done = 0; done < bytes;) {
+    if (interrupted != nullptr && interrupted->load()) return absl::CancelledError("interrupted");
     const absl::Span<uint8_t> part = absl::MakeSpan(buffer).first(std::min(bytes - done, kPieceBytes));
     KOMPAKT_RETURN_IF_ERROR(file.ReadAt(offset + done, part));
     hash.Update(part);
@@ -77,7 +80,7 @@ absl::StatusOr<uint64_t> HashRange(const File& file, uint64_t offset, uint64_t b
 }
 
 absl::Status VerifyRecordBytes(const File& file, const std::string& path, const PackedIndex& index, int64_t extent,
-                               int64_t record) {
+                               int64_t record, const std::atomic<bool>* interrupted) {
   if (extent < 0 || extent >= static_cast<int64_t>(index.layout.extents().size()) || record < 0 ||
       record >= index.layout.extents()[static_cast<size_t>(extent)].record_count) {
     return absl::InternalError(absl::StrCat(path, ": no record ", record, " of extent ", extent));
@@ -85,7 +88,7 @@ absl::Status VerifyRecordBytes(const File& file, const std::string& path, const 
   const Extent& e = index.layout.extents()[static_cast<size_t>(extent)];
   const uint64_t offset = e.record_offset(record);
   const FilePlace at = PlaceOf(index, path, offset);
-  const absl::StatusOr<uint64_t> found = HashRange(file, offset, e.record_bytes);
+  const absl::StatusOr<uint64_t> found = HashRange(file, offset, e.record_bytes, interrupted);
   if (!found.ok()) return WithContext(found.status(), absl::StrCat(RecordName(e, record), " at ", at.offset));
   const uint64_t expected = index.manifest.extents(static_cast<int>(extent)).record_xxh3(static_cast<int>(record));
   if (*found == expected) return absl::OkStatus();
@@ -101,12 +104,28 @@ std::vector<absl::Status> VerifyBytes(const File& file, const std::string& path,
   uint64_t checked_bytes = 0;
   const auto is_interrupted = [&] { return options.interrupted != nullptr && options.interrupted->load(); };
 
+  // Threads that read here and there hide from the system that all of the file is read in order: it is told.
+  const uint64_t data_end = index.layout.data_end();
+  uint64_t asked_bytes = 0;  // offset up to which it was; guarded by mutex
+  const auto read_ahead = [&](uint64_t offset) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    const uint64_t target = std::min(data_end, offset + kReadAheadBytes);
+    asked_bytes = std::max(asked_bytes, offset);
+    if (target < asked_bytes + kReadAheadBytes / 4 && target != data_end) return;
+    if (target > asked_bytes) file.WillNeed(asked_bytes, target - asked_bytes);
+    asked_bytes = std::max(asked_bytes, target);
+  };
   ParallelFor(options.threads, static_cast<int64_t>(pieces.size()), [&](int64_t i, int) {
     if (is_interrupted()) return;
+    read_ahead(pieces[static_cast<size_t>(i)].offset);
     const Piece& piece = pieces[static_cast<size_t>(i)];
-    absl::Status status = piece.extent < 0 ? VerifyPadding(file, path, index, piece)
-                                           : VerifyRecordBytes(file, path, index, piece.extent, piece.record);
+    absl::Status status = piece.extent < 0
+                              ? VerifyPadding(file, path, index, piece)
+                              : VerifyRecordBytes(file, path, index, piece.extent, piece.record, options.interrupted);
+    // Of a file larger than memory nothing that was read once is worth keeping.
+    file.Drop(piece.offset, piece.bytes);
     const std::lock_guard<std::mutex> lock(mutex);
+    if (absl::IsCancelled(status)) return;
     if (!status.ok()) damage.emplace_back(i, std::move(status));
     checked_bytes += piece.bytes;
     if (options.progress) options.progress(checked_bytes);

@@ -17,12 +17,13 @@ namespace kompakt {
 // "model.norm.weight" or "layer 3 expert 17".
 std::string RecordName(const Extent& extent, int64_t record);
 
-// XXH3 of `bytes` bytes of the file from `offset`, read in pieces.
-absl::StatusOr<uint64_t> HashRange(const File& file, uint64_t offset, uint64_t bytes);
+// XXH3 of `bytes` bytes of the file from `offset`, read in pieces. `interrupted` (may be null) set: stops, kCancelled.
+absl::StatusOr<uint64_t> HashRange(const File& file, uint64_t offset, uint64_t bytes,
+                                   const std::atomic<bool>* interrupted);
 
 // kDataLoss naming the record, its offset, expected and found XXH3.
 absl::Status VerifyRecordBytes(const File& file, const std::string& path, const PackedIndex& index, int64_t extent,
-                               int64_t record);
+                               int64_t record, const std::atomic<bool>* interrupted);
 
 struct VerifyOptions {
   int threads = 1;

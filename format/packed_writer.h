@@ -17,6 +17,7 @@
 #include "format/manifest.pb.h"
 #include "format/packed_layout.h"
 #include "format/tensor_source.h"
+#include "format/write_share.h"
 
 namespace kompakt {
 
@@ -39,9 +40,10 @@ Manifest ManifestFor(const ModelSchema& schema, const PackedLayout& layout);
 // would exceed the format's limit, kInvalidArgument for a text that is not UTF-8.
 absl::StatusOr<uint64_t> PackedFileBytes(const WritePlan& plan);
 
-// How Open re-reads the records of an interrupted run, and Commit the whole file.
-struct RereadOptions {
-  bool start_over = false;  // Open: what an interrupted run has left is thrown away
+struct WriterOptions {
+  bool start_over = false;  // what an interrupted run has left is thrown away; not for a share
+  WriteShare share = {};    // the records that this process writes
+  // How Open re-reads the records of an interrupted run, and Commit the whole file.
   int threads = 1;
   const std::atomic<bool>* interrupted = nullptr;    // set: stops with kCancelled; what is on disk can be resumed
   std::function<void(uint64_t)> progress = nullptr;  // bytes read so far; may be empty; one thread at a time
@@ -52,11 +54,15 @@ class PackedWriter {
   // Allocates the whole file at once (a full disk fails here, kResourceExhausted) or resumes: the records of the
   // journal are re-read and their XXH3 checked, damaged ones are written again. kFailedPrecondition when a journal of
   // another plan lies there (it says what differs); kUnavailable when another process holds it.
+  // A share re-reads its own records; those that other shares say are done count as done until Commit has read them. A
+  // writer of the whole file goes on from the journals of shares as well.
   static absl::StatusOr<std::unique_ptr<PackedWriter>> Open(FileSystem& fs, const std::string& destination,
-                                                            WritePlan plan, const RereadOptions& options);
+                                                            WritePlan plan, const WriterOptions& options);
   virtual ~PackedWriter() = default;
 
-  // Records already complete from an earlier run.
+  // Does this process write the record?
+  virtual bool IsMine(int64_t extent, int64_t record) const = 0;
+  // Records already complete from an earlier run, or by another share.
   virtual bool IsDone(int64_t extent, int64_t record) const = 0;
   virtual int64_t resumed_records() const = 0;
 
@@ -74,14 +80,28 @@ class PackedWriter {
    public:
     virtual ~RecordWriter() = default;
     virtual absl::Status Append(absl::Span<const uint8_t> bytes) = 0;
+    // Append in two steps: several threads may Place different bytes of the record at once, in any order; AppendPlaced
+    // then takes the next bytes in order, the same that were placed there.
+    virtual absl::Status Place(uint64_t offset_in_record, absl::Span<const uint8_t> bytes) = 0;
+    virtual absl::Status AppendPlaced(absl::Span<const uint8_t> bytes) = 0;
+    virtual uint64_t appended_bytes() const = 0;
     virtual absl::Status Finish(absl::Span<const ErrorStats> stats_per_part,
                                 absl::Span<const uint64_t> source_xxh3_per_part) = 0;
   };
   virtual std::unique_ptr<RecordWriter> BeginRecord(int64_t extent, int64_t record) = 0;
 
-  // All records are done: writes header, manifest and footer, syncs, re-reads and verifies the file, renames it to the
-  // destination and removes the journal. kInternal when a record is missing.
-  virtual absl::Status Commit(const RereadOptions& options) = 0;
+  // Of a share that has finished its records: makes them outlive a loss of power, reads the journals of the others, and
+  // tells which (from 0) are not finished; empty: Commit may be called.
+  virtual absl::StatusOr<std::vector<int64_t>> UnfinishedShares() = 0;
+
+  // All records are done: writes manifest and footer, syncs, re-reads every byte, writes the header, renames the file
+  // (or the volumes) to the destination and removes the journals. kInternal when a record is missing. Of a share:
+  // kUnavailable when another one commits just now; OK when one has.
+  virtual absl::Status Commit() = 0;
 };
+
+// Removes the journals that a crash after the rename has left beside a complete file.
+// `paths`: the files that the destination is made of.
+void RemoveStaleJournals(FileSystem& fs, const std::string& destination, const std::vector<std::string>& paths);
 
 }  // namespace kompakt

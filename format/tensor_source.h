@@ -2,6 +2,7 @@
 // (format/packed_source.h) and by a synthetic generator in tests.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -100,6 +101,10 @@ class TensorSource {
                                           int64_t /*row_end*/) const {
     return {};
   }
+
+  // Advice about ranges that Ranges() gave: this one is read soon; that one is not read again.
+  virtual void WillNeed(const SourceRange& /*range*/) const {}
+  virtual void Drop(const SourceRange& /*range*/) const {}
 };
 
 // XXH3 of the source bytes of a whole tensor (docs/format.md, "Source checksums"), from those of its pieces.
@@ -113,7 +118,8 @@ class SourceXxh3 {
   Xxh3Stream pieces_;
 };
 
-// Reads the whole tensor for its source checksum alone.
-absl::StatusOr<uint64_t> ReadSourceXxh3(const TensorSource& source, const TensorInfo& tensor);
+// Reads the whole tensor for its source checksum alone. `interrupted` (may be null) set: stops with kCancelled.
+absl::StatusOr<uint64_t> ReadSourceXxh3(const TensorSource& source, const TensorInfo& tensor,
+                                        const std::atomic<bool>* interrupted);
 
 }  // namespace kompakt

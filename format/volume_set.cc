@@ -40,6 +40,29 @@ class JoinedFile : public File {
     for (const auto& file : files_) KOMPAKT_RETURN_IF_ERROR(file->Sync());
     return absl::OkStatus();
   }
+  void WillNeed(uint64_t offset, uint64_t bytes) const override {
+    (void)ForEachPiece(offset, bytes, [](const File& file, uint64_t at, uint64_t, uint64_t count) {
+      file.WillNeed(at, count);
+      return absl::OkStatus();
+    });
+  }
+  void Drop(uint64_t offset, uint64_t bytes) const override {
+    (void)ForEachPiece(offset, bytes, [](const File& file, uint64_t at, uint64_t, uint64_t count) {
+      file.Drop(at, count);
+      return absl::OkStatus();
+    });
+  }
+  void StartWriteBack(uint64_t offset, uint64_t bytes) override {
+    (void)ForEachPiece(offset, bytes, [](File& file, uint64_t at, uint64_t, uint64_t count) {
+      file.StartWriteBack(at, count);
+      return absl::OkStatus();
+    });
+  }
+  absl::Status FinishWriteBack(uint64_t offset, uint64_t bytes) override {
+    return ForEachPiece(offset, bytes, [](File& file, uint64_t at, uint64_t, uint64_t count) {
+      return file.FinishWriteBack(at, count);
+    });
+  }
   absl::Status Lock() override { return absl::InternalError("volumes: a set has no lock of its own"); }
 
  private:

@@ -88,6 +88,13 @@ absl::Status BandEncoder::EncodeValues(const TensorInfo& tensor, FormatId format
   return absl::OkStatus();
 }
 
+uint64_t BandEncoder::BandBytes(const TensorInfo& tensor, FormatId format) {
+  const int64_t rows = std::min(tensor.rows, kBandRows);
+  const uint64_t row_scales = static_cast<uint64_t>(CeilDiv(rows, kTileRows) * kTileRows) * sizeof(float);
+  return TileBytes(format, rows, tensor.cols) + row_scales +
+         static_cast<uint64_t>(CeilDiv(tensor.cols, kFp8Block)) * sizeof(float);
+}
+
 uint64_t BandEncoder::MemoryBytes(const TensorInfo& tensor, FormatId format) {
   const int64_t rows = std::min(tensor.rows, kBandRows);
   const uint64_t elements = static_cast<uint64_t>(CeilDiv(rows, kTileRows) * kTileRows * tensor.cols);

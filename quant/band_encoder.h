@@ -34,6 +34,8 @@ class BandEncoder {
 
   // Upper bound of the memory that one encoder and one band take for such a tensor, the source's buffers included.
   static uint64_t MemoryBytes(const TensorInfo& tensor, FormatId format);
+  // Of that, the band alone.
+  static uint64_t BandBytes(const TensorInfo& tensor, FormatId format);
 
  private:
   absl::Status EncodeExact(const TensorInfo& tensor, FormatId format, int64_t row_begin, int64_t row_end, Band* out);

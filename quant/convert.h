@@ -10,7 +10,9 @@
 #include "absl/status/statusor.h"
 #include "format/file_system.h"
 #include "format/packed_layout.h"
+#include "format/packed_writer.h"
 #include "format/tensor_source.h"
+#include "quant/memory_plan.h"
 #include "quant/recipe.h"
 
 namespace kompakt {
@@ -36,11 +38,14 @@ struct ConversionPlan {
   std::vector<Line> lines;
   int64_t parameters = 0;
   uint64_t source_bytes = 0;
-  uint64_t tensor_bytes = 0;    // of the packed tensors
-  uint64_t file_bytes = 0;      // of the whole file, or of all volumes, exactly
-  uint64_t peak_ram_bytes = 0;  // an upper bound of the process' resident memory, page cache not counted
+  uint64_t tensor_bytes = 0;  // of the packed tensors
+  uint64_t file_bytes = 0;    // of the whole file, or of all volumes, exactly
+  MemoryPlan memory;
 };
-absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const QuantRecipe& recipe, int threads);
+// `ram_bytes`: what the process may take (quant/memory_plan.h); 0: whatever `threads` workers take. kInvalidArgument
+// when one worker needs more.
+absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const QuantRecipe& recipe, int threads,
+                                              uint64_t ram_bytes = 0);
 
 // Cuts a plan into volumes of at most `volume_bytes` (CutIntoVolumes of format/volume_plan.h).
 struct PlannedFile {
@@ -54,7 +59,10 @@ absl::StatusOr<std::vector<PlannedFile>> PlanVolumes(const TensorSource& source,
 
 struct ConvertOptions {
   uint64_t volume_bytes = 0;  // largest size of a file; 0: one file, whatever its size
-  int threads = 1;
+  int threads = 1;            // at most; fewer where the memory is not enough for all
+  uint64_t ram_bytes = 0;     // as for PlanConversion
+  // Several processes make one file together: this one its share, and the last to finish completes the file.
+  WriteShare share = {};
   bool force = false;                              // replace an existing destination made from something else
   bool restart = false;                            // throw away what an interrupted conversion left
   const std::atomic<bool>* interrupted = nullptr;  // set by SIGINT: stops within a record, kCancelled
@@ -67,6 +75,9 @@ struct ConvertReport {
   std::vector<std::string> paths;  // the destination, or its volumes
   int64_t resumed_records = 0;
   bool already_complete = false;  // the destination was this very result before we began; it was verified
+  // Of a share: the file is not complete yet, because these shares (from 0) are not finished.
+  std::vector<int64_t> unfinished_shares;
+  bool committed_by_another = false;  // of a share: another one completes the file
   // Error against the source per (class, format), lossy tensors only.
   struct ClassError {
     std::string tensor_class;

@@ -8,31 +8,10 @@
 #include "format/packed_target.h"
 #include "format/status.h"
 #include "format/volume_plan.h"
-#include "quant/band_encoder.h"
 #include "quant/convert.h"
 
 namespace kompakt {
 namespace {
-
-// Of the announced peak: the program, its libraries and thread stacks.
-constexpr uint64_t kProgramBytes = uint64_t{24} << 20;
-// What one tensor takes in the schema, the choices and the source's own index.
-constexpr uint64_t kBytesPerTensor = 2048;
-// The manifest exists as plan, with its late fields, as written and as read back, each as message and as bytes; so do
-// the assets in it.
-constexpr uint64_t kManifestCopies = 8;
-
-uint64_t PeakRamBytes(const TensorSource& source, const ConversionPlan& plan, const Manifest& manifest, int threads) {
-  uint64_t worker = 0;
-  for (size_t t = 0; t < plan.choices.size(); ++t) {
-    worker = std::max(worker, BandEncoder::MemoryBytes(source.schema().tensors()[t], plan.choices[t].format));
-  }
-  // Threads' allocators keep some of what they freed: a quarter more. Measured on 2 layers of DeepSeek-V3's shapes, q4:
-  // 33 MiB of 55 announced with 1 thread, 58 of 87 with 2, 108 of 149 with 4.
-  const uint64_t workers = static_cast<uint64_t>(std::max(threads, 1)) * (worker + worker / 4);
-  return kProgramBytes + workers + kManifestCopies * manifest.SpaceUsedLong() +
-         kBytesPerTensor * source.schema().tensors().size();
-}
 
 std::vector<ConversionPlan::Line> MakeLines(const TensorSource& source, const ConversionPlan& plan) {
   using Key = std::tuple<TensorClass, std::string, std::string, FormatId, bool, std::string>;
@@ -105,7 +84,8 @@ absl::StatusOr<WritePlan> MakeWritePlan(const TensorSource& source, const QuantR
   return plan;
 }
 
-absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const QuantRecipe& recipe, int threads) {
+absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const QuantRecipe& recipe, int threads,
+                                              uint64_t ram_bytes) {
   ConversionPlan plan;
   KOMPAKT_ASSIGN_OR_RETURN(plan.choices, recipe.Resolve(source));
   plan.scale_search = recipe.scale_search();
@@ -119,7 +99,7 @@ absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const 
   plan.tensor_bytes = plan.layout.tensor_bytes();
   KOMPAKT_ASSIGN_OR_RETURN(const WritePlan write, MakeWritePlan(source, recipe, plan.choices, plan.layout));
   KOMPAKT_ASSIGN_OR_RETURN(plan.file_bytes, PackedFileBytes(write));
-  plan.peak_ram_bytes = PeakRamBytes(source, plan, write.manifest, threads);
+  KOMPAKT_ASSIGN_OR_RETURN(plan.memory, PlanMemory(source, plan.choices, write, threads, ram_bytes));
   return plan;
 }
 

@@ -62,6 +62,9 @@ void Accumulate(const TileError& tile, ErrorStats* sum);
 // 10 log10(error / weight): -inf for no error at all, 0 for no weight.
 double NmseDb(const ErrorStats& stats);
 
+// Adds the statistics of other weights.
+void Add(const ErrorStats& more, ErrorStats* sum);
+
 struct EncoderSet;
 
 struct Encoder {

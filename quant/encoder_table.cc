@@ -76,6 +76,13 @@ void Accumulate(const TileError& tile, ErrorStats* sum) {
   sum->set_count(sum->count() + tile.count);
 }
 
+void Add(const ErrorStats& more, ErrorStats* sum) {
+  sum->set_sum_squared_error(sum->sum_squared_error() + more.sum_squared_error());
+  sum->set_sum_squared_weight(sum->sum_squared_weight() + more.sum_squared_weight());
+  sum->set_max_abs_error(std::max(sum->max_abs_error(), more.max_abs_error()));
+  sum->set_count(sum->count() + more.count());
+}
+
 double NmseDb(const ErrorStats& stats) {
   if (stats.sum_squared_error() == 0) return -std::numeric_limits<double>::infinity();
   if (stats.sum_squared_weight() == 0) return 0;

@@ -116,7 +116,7 @@ absl::StatusOr<std::string> CompareTensor(const PackedReader& file, const Tensor
 }
 
 absl::StatusOr<std::string> CompareSourceXxh3(const TensorSource& source, const TensorInfo& tensor, uint64_t before) {
-  KOMPAKT_ASSIGN_OR_RETURN(const uint64_t now, ReadSourceXxh3(source, tensor));
+  KOMPAKT_ASSIGN_OR_RETURN(const uint64_t now, ReadSourceXxh3(source, tensor, nullptr));
   return SourceDifference(tensor, before, now);
 }
 

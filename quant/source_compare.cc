@@ -44,7 +44,7 @@ absl::StatusOr<std::string> FirstSourceDifference(const TensorSource& source, co
       if (is_interrupted() || first < total || !failure.ok()) return;
     }
     const auto& [tensor, before] = work[static_cast<size_t>(i)];
-    const absl::StatusOr<uint64_t> now = ReadSourceXxh3(source, *tensor);
+    const absl::StatusOr<uint64_t> now = ReadSourceXxh3(source, *tensor, options.interrupted);
     const std::lock_guard<std::mutex> lock(mutex);
     if (!now.ok()) {
       failure.Update(now.status());
@@ -57,7 +57,8 @@ absl::StatusOr<std::string> FirstSourceDifference(const TensorSource& source, co
     ++done;
     if (options.progress) options.progress(done, total);
   });
-  if (is_interrupted()) return absl::CancelledError("interrupted while the source was compared");
+  if (is_interrupted() || absl::IsCancelled(failure))
+    return absl::CancelledError("interrupted while the source was compared");
   KOMPAKT_RETURN_IF_ERROR(failure);
   return difference;
 }

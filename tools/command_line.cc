@@ -1,11 +1,17 @@
+#include <unistd.h>
+
+#include <algorithm>
 #include <csignal>
 #include <exception>
 #include <new>
 #include <string>
 #include <vector>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "format/near_names.h"
 #include "tools/terminal.h"
@@ -15,11 +21,26 @@ namespace kompakt {
 namespace {
 
 std::atomic<bool> interrupted{false};
+std::atomic<int> stops_by_itself{0};
+std::vector<std::string> command_line;
 
 // The first signal asks the work to stop; the handler then steps aside, so that a second one ends the process at once.
 void OnSignal(int signal_number) {
   interrupted.store(true);
+  if (stops_by_itself.load() == 0) {
+    constexpr char kMessage[] = "interrupted\n";
+    (void)!write(STDERR_FILENO, kMessage, sizeof(kMessage) - 1);
+    _exit(kExitInterrupted);
+  }
   std::signal(signal_number, SIG_DFL);
+}
+
+// A word as a shell takes it.
+std::string Quoted(const std::string& word) {
+  const bool plain = !word.empty() && std::all_of(word.begin(), word.end(), [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || absl::StrContains("-_./=,:@%+", c);
+  });
+  return plain ? word : absl::StrCat("'", absl::StrReplaceAll(word, {{"'", "'\\''"}}), "'");
 }
 
 std::string ProgramHelp() {
@@ -88,7 +109,17 @@ int RunVerb(Verb& verb) {
 
 const std::atomic<bool>& Interrupted() { return interrupted; }
 
+StopsByItself::StopsByItself() { ++stops_by_itself; }
+StopsByItself::~StopsByItself() { --stops_by_itself; }
+
+std::string CommandLineText() {
+  std::vector<std::string> words;
+  for (const std::string& word : command_line) words.push_back(Quoted(word));
+  return absl::StrJoin(words, " ");
+}
+
 int RunCommandLine(int argc, const char* const* argv) {
+  command_line.assign(argv, argv + argc);
   std::signal(SIGINT, OnSignal);
   std::signal(SIGTERM, OnSignal);
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of the write, not the end of a conversion

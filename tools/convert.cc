@@ -1,21 +1,29 @@
 // kompakt convert SRC DST [--recipe NAME|FILE | --fit SIZE [-c N]] [--tensor PATTERN=FORMAT]... [-t N] [--dry-run]
-// [--force] [--keep-mtp] [--strict] [--restart]
+// [--force] [--restart] [--ram SIZE] [--part I/N] [--keep-mtp] [--strict]
 #include "quant/convert.h"
 
 #include <chrono>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "format/packed_target.h"
 #include "format/status.h"
+#include "nlohmann/json.hpp"
+#include "tools/machine_memory.h"
 #include "tools/model_input.h"
 #include "tools/plan_report.h"
+#include "tools/ranks.h"
 #include "tools/source_flags.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
 
 namespace kompakt {
 namespace {
+
+constexpr int64_t kMostParts = 65536;
 
 class ConvertVerb : public Verb {
  public:
@@ -25,6 +33,11 @@ class ConvertVerb : public Verb {
     DeclareRecipeFlags(app, flags_);
     DeclareSourceFlags(app, source_flags_);
     app.add_option("-t,--threads", threads_, "Threads; 0 (default) takes every processor");
+    DeclareRamFlag(app, ram_);
+    app.add_option(
+        "--part", part_,
+        "I/N: write the I-th of N parts of the file (1 to N), for as many processes or machines that see the "
+        "same destination; the last to finish completes it");
     app.add_flag("--dry-run", dry_run_, "Read headers only and print the plan");
     app.add_flag("--force", force_, "Replace a destination that was made from something else");
     app.add_flag("--restart", restart_, "Throw away what an interrupted conversion left, instead of going on from it");
@@ -34,27 +47,62 @@ class ConvertVerb : public Verb {
     KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
     if (destination_.empty() && !dry_run_)
       return UsageError("convert needs a destination: kompakt convert SRC DST.kpk");
-    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenFlaggedSource(source_, source_flags_));
-    if (dry_run_) {
-      KOMPAKT_ASSIGN_OR_RETURN(const PlanReport report, MakePlanReport(*source, flags_, destination_, threads));
-      PrintAnswer(json_ ? PlanJson(*source, report).dump(2) + "\n" : PlanText(*source, report));
-      KOMPAKT_RETURN_IF_ERROR(report.preflight.Outcome());
-      return kExitYes;
+    KOMPAKT_ASSIGN_OR_RETURN(const RamLimit ram, ChooseRam(ram_));
+    ram_bytes_ = ram.bytes;
+    KOMPAKT_ASSIGN_OR_RETURN(share_, ParsePart(part_));
+    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Ranks> ranks, JoinRanks());
+    if (ranks->count() > 1) {
+      if (!part_.empty()) return UsageError("--part and a start by mpirun exclude each other: each rank is a part");
+      share_ = {ranks->index(), ranks->count()};
     }
-    KOMPAKT_ASSIGN_OR_RETURN(volume_bytes_, VolumeBytes(flags_));
-    KOMPAKT_ASSIGN_OR_RETURN(const ChosenRecipe chosen, ChooseRecipe(flags_, *source, threads));
-    if (chosen.fit.has_value()) PrintNotice(absl::StrCat("note: --fit chose ", chosen.fit->chosen));
-    return Convert(*source, chosen.recipe, threads);
+    absl::StatusOr<ExitCode> code = RunShare(threads, ram, ranks->index() == 0);
+    // A rank that failed has said why; what the others have done is kept.
+    const bool all_good = ranks->AllGood(code.ok());
+    if (code.ok() && !all_good) {
+      return absl::UnavailableError(
+          absl::StrCat("another rank has failed; what is done is kept, go on with: ", CommandLineText()));
+    }
+    return code;
   }
 
  private:
+  absl::StatusOr<ExitCode> RunShare(int threads, const RamLimit& ram, bool speaks) {
+    source_flags_.silent = !speaks;
+    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenFlaggedSource(source_, source_flags_));
+    if (dry_run_) {
+      if (!speaks) return kExitYes;
+      return AnswerPlan(*source, flags_, destination_, threads, ram, json_);
+    }
+    KOMPAKT_ASSIGN_OR_RETURN(volume_bytes_, VolumeBytes(flags_));
+    KOMPAKT_ASSIGN_OR_RETURN(const ChosenRecipe chosen, ChooseRecipe(flags_, *source, threads));
+    if (chosen.fit.has_value() && speaks) PrintNotice(absl::StrCat("note: --fit chose ", chosen.fit->chosen));
+    return Convert(*source, chosen.recipe, threads);
+  }
+
+  // "2/4"; empty: the whole file.
+  static absl::StatusOr<WriteShare> ParsePart(const std::string& text) {
+    WriteShare share;
+    if (text.empty()) return share;
+    const std::vector<std::string> numbers = absl::StrSplit(text, '/');
+    if (numbers.size() != 2 || !absl::SimpleAtoi(numbers[0], &share.index) ||
+        !absl::SimpleAtoi(numbers[1], &share.count) || share.index < 1 || share.index > share.count ||
+        share.count > kMostParts) {
+      return UsageError("--part: expected I/N with 1 <= I <= N <= ", kMostParts, ", found ", text);
+    }
+    share.index -= 1;
+    return share;
+  }
+
   absl::StatusOr<ExitCode> Convert(const TensorSource& source, const QuantRecipe& recipe, int threads) {
     const auto start = std::chrono::steady_clock::now();
     absl::StatusOr<ConvertReport> report;
     {
+      const StopsByItself stops_by_itself;
       Progress progress("convert", "bytes");
       ConvertOptions options;
       options.threads = threads;
+      options.ram_bytes = ram_bytes_;
+      options.share = share_;
       options.force = force_;
       options.volume_bytes = volume_bytes_;
       options.restart = restart_;
@@ -64,11 +112,17 @@ class ConvertVerb : public Verb {
     }
     if (absl::IsCancelled(report.status())) {
       return absl::CancelledError(
-          absl::StrCat("what is done is kept in ", KeptIn(), "; the same command goes on from there"));
+          absl::StrCat("what is done is kept in ", KeptIn(), "; go on with:\n  ", CommandLineText()));
     }
     if (!report.ok()) return report.status();
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    PrintAnswer(json_ ? Json(*report, seconds).dump(2) + "\n" : Text(*report, seconds));
+    // Of several ranks the one that completed the file tells; of several parts each tells.
+    const bool waits = !report->unfinished_shares.empty() || report->committed_by_another;
+    if (!waits || !part_.empty()) {
+      PrintAnswer(json_   ? Json(*report, seconds).dump(2) + "\n"
+                  : waits ? WaitingText(*report)
+                          : Text(*report, seconds));
+    }
     // Known only now: the file is right, its source is suspicious.
     KOMPAKT_RETURN_IF_ERROR(ReportObservations(source, source_flags_));
     return kExitYes;
@@ -78,6 +132,17 @@ class ConvertVerb : public Verb {
   std::string KeptIn() const {
     if (volume_bytes_ == 0) return PartialPath(destination_);
     return absl::StrCat(destination_, "'s volumes, .partial,");
+  }
+
+  std::string WaitingText(const ConvertReport& report) const {
+    const std::string done =
+        absl::StrCat("part ", share_.index + 1, " of ", share_.count, " of ", destination_, " is done");
+    if (report.committed_by_another) return absl::StrCat(done, "; another part completes the file\n");
+    std::vector<int64_t> parts;
+    for (const int64_t share : report.unfinished_shares) parts.push_back(share + 1);
+    return absl::StrCat(done, "; not finished yet: ", absl::StrJoin(parts, ", "),
+                        ". The last to finish completes the file; `kompakt verify ", destination_,
+                        "` tells how far it is\n");
   }
 
   std::string Text(const ConvertReport& report, double seconds) const {
@@ -112,12 +177,16 @@ class ConvertVerb : public Verb {
                         {"nmse_db", e.nmse_db},
                         {"max_abs_error", e.max_abs_error}});
     }
+    nlohmann::ordered_json parts = nlohmann::ordered_json::array();
+    for (const int64_t share : report.unfinished_shares) parts.push_back(share + 1);
     return {{"file", report.paths[0]},
             {"files", report.paths},
             {"file_bytes", report.file_bytes},
             {"seconds", seconds},
             {"already_complete", report.already_complete},
             {"resumed_records", report.resumed_records},
+            {"complete", report.unfinished_shares.empty() && !report.committed_by_another},
+            {"unfinished_parts", std::move(parts)},
             {"errors", std::move(errors)}};
   }
 
@@ -130,6 +199,10 @@ class ConvertVerb : public Verb {
   bool dry_run_ = false;
   bool force_ = false;
   bool restart_ = false;
+  std::string ram_;
+  uint64_t ram_bytes_ = 0;
+  std::string part_;
+  WriteShare share_;
 };
 
 }  // namespace

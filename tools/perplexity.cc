@@ -26,6 +26,7 @@ class PerplexityVerb : public Verb {
   }
 
   absl::StatusOr<ExitCode> Run() override {
+    const StopsByItself stops_by_itself;
     KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
     KOMPAKT_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(text_));
     KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_, threads));

@@ -1,4 +1,4 @@
-// kompakt plan SRC [DST] [--recipe NAME|FILE | --fit SIZE [-c N]] [--tensor PATTERN=FORMAT]...
+// kompakt plan SRC [DST] [--recipe NAME|FILE | --fit SIZE [-c N]] [--tensor PATTERN=FORMAT]... [--ram SIZE]
 // [--keep-mtp] [--strict] [-t N]
 #include "format/status.h"
 #include "quant/convert.h"
@@ -18,16 +18,15 @@ class PlanVerb : public Verb {
     app.add_option("destination", destination_, "Where the file will go: checks its disk, and is not written to");
     DeclareRecipeFlags(app, flags_);
     DeclareSourceFlags(app, source_flags_);
+    DeclareRamFlag(app, ram_);
     app.add_option("-t,--threads", threads_, "Threads that convert would use; memory depends on it");
   }
 
   absl::StatusOr<ExitCode> Run() override {
     KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
+    KOMPAKT_ASSIGN_OR_RETURN(const RamLimit ram, ChooseRam(ram_));
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenFlaggedSource(source_, source_flags_));
-    KOMPAKT_ASSIGN_OR_RETURN(const PlanReport report, MakePlanReport(*source, flags_, destination_, threads));
-    PrintAnswer(json_ ? PlanJson(*source, report).dump(2) + "\n" : PlanText(*source, report));
-    KOMPAKT_RETURN_IF_ERROR(report.preflight.Outcome());
-    return kExitYes;
+    return AnswerPlan(*source, flags_, destination_, threads, ram, json_);
   }
 
  private:
@@ -35,6 +34,7 @@ class PlanVerb : public Verb {
   std::string destination_;
   RecipeFlags flags_;
   SourceFlags source_flags_;
+  std::string ram_;
   int threads_ = 0;
 };
 

@@ -5,11 +5,22 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "format/status.h"
+#include "nlohmann/json.hpp"
+#include "quant/convert.h"
 #include "tools/model_input.h"
+#include "tools/preflight.h"
 #include "tools/terminal.h"
 
 namespace kompakt {
 namespace {
+
+struct PlanReport {
+  ConversionPlan plan;
+  std::vector<PlannedFile> files;  // one, or one per volume
+  ChosenRecipe recipe;
+  Preflight preflight;
+  RamLimit ram;
+};
 
 std::string ModelLine(const ArchSpec& arch) {
   return absl::StrFormat("%s (%s), %d layers, hidden %d, %d heads, %d experts top-%d, vocabulary %d",
@@ -59,20 +70,20 @@ double BitsPerWeight(uint64_t bytes, int64_t parameters) {
   return parameters > 0 ? 8.0 * static_cast<double>(bytes) / static_cast<double>(parameters) : 0;
 }
 
-}  // namespace
-
 absl::StatusOr<PlanReport> MakePlanReport(const TensorSource& source, const RecipeFlags& flags,
-                                          const std::string& destination, int threads) {
+                                          const std::string& destination, int threads, const RamLimit& ram) {
   PlanReport report;
+  report.ram = ram;
   KOMPAKT_ASSIGN_OR_RETURN(report.recipe, ChooseRecipe(flags, source, threads));
-  KOMPAKT_ASSIGN_OR_RETURN(report.plan, PlanConversion(source, report.recipe.recipe, threads));
+  KOMPAKT_ASSIGN_OR_RETURN(report.plan, PlanConversion(source, report.recipe.recipe, threads, ram.bytes));
   KOMPAKT_ASSIGN_OR_RETURN(const uint64_t volume_bytes, VolumeBytes(flags));
   KOMPAKT_ASSIGN_OR_RETURN(report.files,
                            PlanVolumes(source, report.recipe.recipe, destination.empty() ? "NAME.kpk" : destination,
                                        report.plan, volume_bytes));
   report.plan.file_bytes = 0;
   for (const PlannedFile& file : report.files) report.plan.file_bytes += file.bytes;
-  report.preflight = CheckBeforeWork(source, report.recipe.recipe, report.plan, report.files, destination, threads);
+  report.preflight =
+      CheckBeforeWork(source, report.recipe.recipe, report.plan, report.files, destination, report.plan.memory.workers);
   return report;
 }
 
@@ -99,8 +110,10 @@ std::string PlanText(const TensorSource& source, const PlanReport& report) {
                   "\npacked      ", GroupedDigits(static_cast<int64_t>(plan.tensor_bytes)), " bytes of tensors",
                   absl::StrFormat(" (%.3f bits per weight)", BitsPerWeight(plan.tensor_bytes, plan.parameters)),
                   "\nfile        ", GroupedDigits(static_cast<int64_t>(plan.file_bytes)), " bytes\nmemory      ",
-                  HumanBytes(plan.peak_ram_bytes), " at most while converting\ndisk        ",
-                  HumanBytes(plan.file_bytes), " at the destination while converting and after\n");
+                  HumanBytes(plan.memory.peak_bytes), " at most while converting, with ", plan.memory.workers,
+                  plan.memory.workers == 1 ? " worker" : " workers", " (limit ", HumanBytes(report.ram.bytes), ": ",
+                  report.ram.why, ")\ndisk        ", HumanBytes(plan.file_bytes),
+                  " at the destination while converting and after\n");
   if (plan.scale_search != SearchEffort::kDefault) {
     absl::StrAppend(&text, "search      ", EffortName(plan.scale_search), " search for scales\n");
   }
@@ -137,7 +150,10 @@ nlohmann::ordered_json PlanJson(const TensorSource& source, const PlanReport& re
       {"tensor_bytes", plan.tensor_bytes},
       {"file_bytes", plan.file_bytes},
       {"bits_per_weight", BitsPerWeight(plan.tensor_bytes, plan.parameters)},
-      {"peak_ram_bytes", plan.peak_ram_bytes},
+      {"peak_ram_bytes", plan.memory.peak_bytes},
+      {"least_ram_bytes", plan.memory.least_bytes},
+      {"ram_bytes", report.ram.bytes},
+      {"workers", plan.memory.workers},
       {"disk_bytes", plan.file_bytes},
       {"scale_search", std::string(EffortName(plan.scale_search))},
       {"lines", std::move(lines)},
@@ -159,6 +175,16 @@ nlohmann::ordered_json PlanJson(const TensorSource& source, const PlanReport& re
                    {"recipe", report.recipe.recipe.ToText()}};
   }
   return json;
+}
+
+}  // namespace
+
+absl::StatusOr<ExitCode> AnswerPlan(const TensorSource& source, const RecipeFlags& flags,
+                                    const std::string& destination, int threads, const RamLimit& ram, bool json) {
+  KOMPAKT_ASSIGN_OR_RETURN(const PlanReport report, MakePlanReport(source, flags, destination, threads, ram));
+  PrintAnswer(json ? PlanJson(source, report).dump(2) + "\n" : PlanText(source, report));
+  KOMPAKT_RETURN_IF_ERROR(report.preflight.Outcome());
+  return kExitYes;
 }
 
 }  // namespace kompakt

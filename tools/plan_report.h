@@ -2,27 +2,18 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
+#include "absl/status/statusor.h"
 #include "format/tensor_source.h"
-#include "nlohmann/json.hpp"
-#include "quant/convert.h"
-#include "tools/preflight.h"
+#include "tools/exit_code.h"
+#include "tools/machine_memory.h"
 #include "tools/recipe_flags.h"
 
 namespace kompakt {
 
-// Everything that `plan` and `convert --dry-run` answer; `destination` may be empty. The preflight's outcome is the
-// caller's to turn into an exit code.
-struct PlanReport {
-  ConversionPlan plan;
-  std::vector<PlannedFile> files;  // one, or one per volume
-  ChosenRecipe recipe;
-  Preflight preflight;
-};
-absl::StatusOr<PlanReport> MakePlanReport(const TensorSource& source, const RecipeFlags& flags,
-                                          const std::string& destination, int threads);
-std::string PlanText(const TensorSource& source, const PlanReport& report);
-nlohmann::ordered_json PlanJson(const TensorSource& source, const PlanReport& report);
+// Plans with `flags`, checks what can be checked before work (`destination` may be empty), and prints the answer, as
+// JSON or as text. An error when a check has failed, so that a script needs to look at the exit code only.
+absl::StatusOr<ExitCode> AnswerPlan(const TensorSource& source, const RecipeFlags& flags,
+                                    const std::string& destination, int threads, const RamLimit& ram, bool json);
 
 }  // namespace kompakt

@@ -1,15 +1,13 @@
 #include "tools/preflight.h"
 
 #include <algorithm>
-#include <fstream>
 #include <limits>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "format/file_system.h"
-#include "format/packed_target.h"
+#include "quant/destination.h"
+#include "tools/machine_memory.h"
 #include "tools/terminal.h"
 
 namespace kompakt {
@@ -27,13 +25,9 @@ Preflight::Check FreeDisk(const std::string& destination, const std::vector<Plan
     return check;
   }
   check.found = absl::StrCat(HumanBytes(*free_bytes), " free");
-  // What an interrupted run has allocated is no longer free.
-  const bool allocated = std::any_of(files.begin(), files.end(),
-                                     [&](const PlannedFile& file) { return fs.Exists(PartialPath(file.path)); });
-  if (*free_bytes < needed && !allocated) {
-    check.status = absl::ResourceExhaustedError(
-        absl::StrCat(destination, ": expected ", Bytes(needed), " of free disk, found ", Bytes(*free_bytes)));
-  }
+  std::vector<std::string> paths;
+  for (const PlannedFile& file : files) paths.push_back(file.path);
+  check.status = CheckRoom(fs, destination, paths, needed);
   return check;
 }
 
@@ -57,6 +51,17 @@ Preflight::Check FileSize(const TensorSource& source, const QuantRecipe& recipe,
         absl::ResourceExhaustedError(absl::StrCat(destination, ": expected to write a file of ", Bytes(needed),
                                                   ", the file system or a limit of this process allows ", Bytes(most),
                                                   "; ", VolumeAdvice(source, recipe, plan, destination, most)));
+  }
+  return check;
+}
+
+Preflight::Check Memory(uint64_t needed) {
+  Preflight::Check check{.name = "memory", .status = absl::OkStatus(), .found = ""};
+  const uint64_t free_bytes = AvailableMemoryBytes();
+  check.found = free_bytes == 0 ? "unknown" : HumanBytes(free_bytes) + " free";
+  if (free_bytes != 0 && free_bytes < needed) {
+    check.status = absl::ResourceExhaustedError(absl::StrCat("expected ", Bytes(needed), " of free memory, found ",
+                                                             Bytes(free_bytes), "; a smaller --ram works"));
   }
   return check;
 }
@@ -107,6 +112,7 @@ Preflight CheckBeforeWork(const TensorSource& source, const QuantRecipe& recipe,
     preflight.checks.push_back(FreeDisk(destination, files, plan.file_bytes));
     preflight.checks.push_back(FileSize(source, recipe, plan, files, destination));
   }
+  preflight.checks.push_back(Memory(plan.memory.peak_bytes));
   const bool can_write = preflight.Outcome().ok();
   auto speed = EstimateSpeed(source, plan, threads, can_write ? destination : "", PosixFileSystem());
   if (speed.ok()) preflight.speed = *std::move(speed);

@@ -124,6 +124,7 @@ class RunVerb : public Verb {
   }
 
   absl::StatusOr<ExitCode> Run() override {
+    const StopsByItself stops_by_itself;
     KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
     KOMPAKT_ASSIGN_OR_RETURN(Sampler sampler, Sampler::Create(sampling_));
     if (max_new_ < -1) return UsageError("-n must be -1 or more, found ", max_new_);

@@ -23,7 +23,7 @@ absl::Status Report(const std::vector<std::string>& notices, const SourceFlags& 
   for (const std::string& notice : notices) {
     const bool warning = absl::StartsWith(notice, kWarning);
     if (warning) warnings.push_back(absl::StripPrefix(notice, kWarning));
-    if (!warning || !flags.strict) PrintNotice(warning ? notice : absl::StrCat("note: ", notice));
+    if (!flags.silent && (!warning || !flags.strict)) PrintNotice(warning ? notice : absl::StrCat("note: ", notice));
   }
   if (!flags.strict || warnings.empty()) return absl::OkStatus();
   return absl::FailedPreconditionError(

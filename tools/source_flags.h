@@ -13,6 +13,7 @@ namespace kompakt {
 struct SourceFlags {
   bool keep_mtp = false;
   bool strict = false;
+  bool silent = false;  // no notices: another rank of the same run prints them
 };
 
 // Adds --keep-mtp and --strict to a verb.

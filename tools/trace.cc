@@ -31,6 +31,7 @@ class TraceVerb : public Verb {
   }
 
   absl::StatusOr<ExitCode> Run() override {
+    const StopsByItself stops_by_itself;
     KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ParseIds(ids_));
     if (ids.empty()) return UsageError("--ids: no token ids given");

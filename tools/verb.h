@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <string>
 
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
@@ -40,7 +41,18 @@ absl::Span<const VerbRow> AllVerbs();
 // Parses, runs, prints errors, and gives the exit code. The only place where a Status becomes one.
 int RunCommandLine(int argc, const char* const* argv);
 
-// Set by SIGINT and SIGTERM; long work checks it and stops with kCancelled.
+// Set by SIGINT and SIGTERM; long work checks it and stops with kCancelled. A verb holds a StopsByItself while it does:
+// without one the signal ends the process at once, exit 130, for nothing is lost.
 const std::atomic<bool>& Interrupted();
+class StopsByItself {
+ public:
+  StopsByItself();
+  ~StopsByItself();
+  StopsByItself(const StopsByItself&) = delete;
+  StopsByItself& operator=(const StopsByItself&) = delete;
+};
+
+// This process' command line as a shell takes it.
+std::string CommandLineText();
 
 }  // namespace kompakt

@@ -1,8 +1,10 @@
 // kompakt verify FILE [--source FOLDER] [--samples N]
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "format/packed_reader.h"
 #include "format/status.h"
+#include "format/write_share.h"
 #include "nlohmann/json.hpp"
 #include "quant/source_check.h"
 #include "tools/model_input.h"
@@ -26,6 +28,10 @@ class VerifyVerb : public Verb {
     if (samples_ < 0) return UsageError("--samples must be 0 or more, found ", samples_);
     absl::StatusOr<std::shared_ptr<const PackedReader>> file = PackedReader::Open(path_);
     if (!file.ok()) {
+      if (absl::IsNotFound(file.status())) {
+        const absl::StatusOr<UnfinishedFile> unfinished = InspectUnfinished(PosixFileSystem(), path_);
+        if (unfinished.ok()) return AnswerUnfinished(*unfinished);
+      }
       // kDataLoss: recognisably a packed file, but damaged; anything else is not ours to judge.
       if (!absl::IsDataLoss(file.status())) return file.status();
       return Answer({std::string(file.status().message())}, 0, nullptr);
@@ -51,6 +57,30 @@ class VerifyVerb : public Verb {
   }
 
  private:
+  absl::StatusOr<ExitCode> AnswerUnfinished(const UnfinishedFile& state) {
+    nlohmann::ordered_json splits = nlohmann::ordered_json::array();
+    std::string text = absl::StrCat(path_, ": not complete: ", state.finished, " of ", state.records,
+                                    " records are finished in ", path_, ".partial\n");
+    for (const UnfinishedFile::Split& split : state.splits) {
+      std::vector<int64_t> parts;
+      for (const int64_t share : split.unfinished) parts.push_back(share + 1);
+      splits.push_back({{"parts", split.count}, {"unfinished", parts}});
+      if (split.count == 1) continue;
+      absl::StrAppend(&text, "  of ", split.count, " parts ",
+                      parts.empty() ? "all are finished, and none has completed the file: run any of them again"
+                                    : absl::StrCat("these are not finished: ", absl::StrJoin(parts, ", ")),
+                      "\n");
+    }
+    const nlohmann::ordered_json json = {{"file", path_},
+                                         {"intact", false},
+                                         {"complete", false},
+                                         {"records", state.records},
+                                         {"finished_records", state.finished},
+                                         {"splits", std::move(splits)}};
+    PrintAnswer(json_ ? json.dump(2) + "\n" : text);
+    return kExitNo;
+  }
+
   absl::StatusOr<ExitCode> Answer(const std::vector<std::string>& damage, uint64_t bytes, const SourceCheck* check) {
     const bool intact = damage.empty();
     const bool same = check == nullptr || check->differences.empty();

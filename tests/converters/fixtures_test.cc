@@ -228,7 +228,7 @@ TEST(Fixtures, TheSourceChecksumIsThatOfTheBytesInTheFiles) {
       const uint64_t xxh3 = Xxh3(bytes);
       pieces.append(reinterpret_cast<const char*>(&xxh3), 8);
     }
-    const auto found = ReadSourceXxh3(*source, tensor);
+    const auto found = ReadSourceXxh3(*source, tensor, nullptr);
     ASSERT_THAT(found, IsOk());
     EXPECT_EQ(*found, Xxh3(pieces)) << tensor.Name();
     Xxh3Stream stored;

@@ -135,7 +135,7 @@ TEST(PackedWriter, RefusesToCommitWhileARecordIsMissing) {
   ASSERT_TRUE(schema.ok()) << schema.status();
   const auto writer = PackedWriter::Open(PosixFileSystem(), path, SyntheticPlan(*schema, EveryFormat(*schema)), {});
   ASSERT_TRUE(writer.ok()) << writer.status();
-  const absl::Status status = (*writer)->Commit({});
+  const absl::Status status = (*writer)->Commit();
   EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
   EXPECT_THAT(std::string(status.message()), HasSubstr("model.embed_tokens.weight"));
   EXPECT_FALSE(std::filesystem::exists(path));

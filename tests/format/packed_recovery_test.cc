@@ -235,7 +235,7 @@ TEST(PackedWriter, ARecordThatTheDeviceDidNotKeepIsFoundBeforeTheRename) {
     partial.seekp(static_cast<std::streamoff>(plan.layout.extents()[4].offset));
     partial.put('\x5a');
     partial.close();
-    const absl::Status status = (*writer)->Commit({});
+    const absl::Status status = (*writer)->Commit();
     EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
     EXPECT_THAT(std::string(status.message()), HasSubstr("what was written does not read back"));
     EXPECT_FALSE(std::filesystem::exists(path));

@@ -1,0 +1,52 @@
+// ReadAhead: while workers encode, a thread of its own asks the system for the source bytes that come next, so that the
+// disk never waits for the processor, and lets go of those that are done with, so that the page cache holds a window of
+// the source and not all of it.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "format/tensor_source.h"
+#include "quant/band_walk.h"
+
+namespace kompakt {
+
+class ReadAhead {
+ public:
+  // Walks `walk`, at most `window_bytes` of the source ahead of the first step that is not done. `source` must outlive
+  // it.
+  ReadAhead(const TensorSource& source, BandWalk walk, uint64_t window_bytes);
+  ~ReadAhead();
+  ReadAhead(const ReadAhead&) = delete;
+  ReadAhead& operator=(const ReadAhead&) = delete;
+
+  // All steps below `number` are done. Safe from several threads; numbers may come in any order.
+  void DoneBelow(int64_t number);
+
+ private:
+  struct Window {
+    SourceRange range;
+    int64_t last_step = 0;  // that reads it
+  };
+
+  void Run();
+  void DropDone(int64_t done_below);
+  void Ask(const BandStep& step);
+
+  const TensorSource& source_;
+  BandWalk walk_;
+  const uint64_t window_bytes_;
+  std::deque<Window> asked_;  // of the thread alone
+  uint64_t asked_bytes_ = 0;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int64_t done_below_ = 0;
+  bool stop_ = false;
+  std::thread thread_;
+};
+
+}  // namespace kompakt
