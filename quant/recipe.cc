@@ -1,6 +1,7 @@
 #include "quant/recipe.h"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <set>
 #include <string>
@@ -159,6 +160,11 @@ absl::StatusOr<Decision> DecideMatrix(const ArchSpec& arch, const Unit& unit, co
   return Decision{rule.format, false, ReasonOf(rule)};
 }
 
+bool BelowLeastBits(TensorRole role, FormatId format) {
+  return FormatOf(format).bits_per_weight < kLeastBits &&
+         std::any_of(std::begin(kGuarded), std::end(kGuarded), [&](const Guarded& g) { return g.role == role; });
+}
+
 // A protected tensor may be asked to become its source form or f32, nothing else.
 bool Allowed(const RecipeRule& rule, const Unit& unit) {
   if (rule.keep_source || rule.format == FormatId::kF32) return true;
@@ -229,6 +235,33 @@ absl::StatusOr<std::vector<QuantRecipe::Choice>> QuantRecipe::Resolve(const Tens
     }
   }
   return choices;
+}
+
+bool QuantRecipe::IsOverridden(const ArchSpec& arch, const TensorInfo& tensor) const {
+  return std::any_of(rules_.begin() + static_cast<ptrdiff_t>(override_begin_), rules_.end(),
+                     [&](const RecipeRule& rule) { return MatchesTensor(rule.pattern, arch, tensor); });
+}
+
+absl::StatusOr<std::vector<FormatChoices>> FormatChoicesOf(const TensorSource& source) {
+  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<Unit> units, UnitsOf(source));
+  std::vector<FormatChoices> all;
+  for (const Unit& unit : units) {
+    FormatChoices choices;
+    choices.first = *unit.first;
+    choices.tensors = std::ssize(unit.tensors);
+    const Decision kept = IsProtected(*unit.first) ? DecideProtected(unit, nullptr) : KeepSource(unit, "");
+    choices.kept = kept.format;
+    choices.kept_exactly = kept.exact;
+    for (const BlockFormat& format : AllFormats()) {
+      if (format.exact || IsProtected(*unit.first) || unit.native || FindEncoder(format.id) == nullptr ||
+          BelowLeastBits(unit.first->role, format.id)) {
+        continue;
+      }
+      choices.lossy.push_back(format.id);
+    }
+    all.push_back(std::move(choices));
+  }
+  return all;
 }
 
 }  // namespace kompakt

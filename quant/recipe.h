@@ -67,10 +67,24 @@ class QuantRecipe {
   // matches neither a tensor of the model nor a role that some model has.
   absl::StatusOr<std::vector<Choice>> Resolve(const TensorSource& source) const;
 
+  // Whether an override matches the tensors of this role and layer.
+  bool IsOverridden(const ArchSpec& arch, const TensorInfo& tensor) const;
+
  private:
   std::vector<RecipeRule> rules_;
   size_t override_begin_ = 0;
   SearchEffort scale_search_ = SearchEffort::kDefault;
 };
+
+// What a rule may make of the tensors of one role in one layer, which share a format: the rules of the house, as lists.
+struct FormatChoices {
+  TensorInfo first;             // of these tensors
+  int64_t tensors = 0;          // how many they are
+  FormatId kept;                // what `source` means for them
+  bool kept_exactly = false;    // its values are the source's; else as F32
+  std::vector<FormatId> lossy;  // what they may be encoded in; empty where only `source` is left
+};
+// In the order of the schema, by the first tensor of each.
+absl::StatusOr<std::vector<FormatChoices>> FormatChoicesOf(const TensorSource& source);
 
 }  // namespace kompakt

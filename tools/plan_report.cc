@@ -57,6 +57,13 @@ std::string FitText(const ChosenRecipe& recipe) {
                       " working memory, of ", HumanBytes(recipe.fit_budget_bytes), "\n");
 }
 
+std::string AllocationText(const ChosenRecipe& recipe) {
+  const Allocation& allocation = *recipe.allocation;
+  return absl::StrFormat("budget      %s bytes of tensors, %s of them used; estimated damage %.4g\n",
+                         GroupedDigits(static_cast<int64_t>(recipe.size_budget_bytes)),
+                         GroupedDigits(static_cast<int64_t>(allocation.tensor_bytes)), allocation.damage);
+}
+
 std::string VolumesText(const std::vector<PlannedFile>& files) {
   std::string text = absl::StrCat("volumes     ", files.size(), "\n");
   for (const PlannedFile& file : files) {
@@ -119,6 +126,7 @@ std::string PlanText(const TensorSource& source, const PlanReport& report) {
   }
   if (report.files.size() > 1) absl::StrAppend(&text, VolumesText(report.files));
   if (report.recipe.fit.has_value()) absl::StrAppend(&text, FitText(report.recipe));
+  if (report.recipe.allocation.has_value()) absl::StrAppend(&text, AllocationText(report.recipe));
   return text + report.preflight.Text();
 }
 
@@ -166,6 +174,12 @@ nlohmann::ordered_json PlanJson(const TensorSource& source, const PlanReport& re
     json["volumes"] = std::move(volumes);
   }
   json.update(report.preflight.Json());
+  if (const auto& allocation = report.recipe.allocation; allocation.has_value()) {
+    json["allocation"] = {{"budget_bytes", report.recipe.size_budget_bytes},
+                          {"tensor_bytes", allocation->tensor_bytes},
+                          {"damage", allocation->damage},
+                          {"recipe", report.recipe.recipe.ToText()}};
+  }
   if (const auto& fit = report.recipe.fit; fit.has_value()) {
     json["fit"] = {{"chosen", fit->chosen},
                    {"budget_bytes", report.recipe.fit_budget_bytes},

@@ -2,6 +2,10 @@
 
 #include <sys/stat.h>
 
+#include <memory>
+
+#include "absl/strings/numbers.h"
+#include "format/file_system.h"
 #include "format/status.h"
 #include "tools/byte_size.h"
 #include "tools/model_input.h"
@@ -23,6 +27,30 @@ absl::StatusOr<QuantRecipe> ReadRecipe(const RecipeFlags& flags) {
   return recipe;
 }
 
+// --size, or --bpw of all parameters that are packed.
+absl::StatusOr<uint64_t> TensorBudget(const RecipeFlags& flags, const TensorSource& source) {
+  if (!flags.size.empty()) return ParseByteSize("--size", flags.size);
+  double bits = 0;
+  if (!absl::SimpleAtod(flags.bits, &bits) || !(bits > 0) || !(bits <= 64)) {
+    return UsageError("--bpw: expected a number of bits per weight above 0 and up to 64, found \"", flags.bits, "\"");
+  }
+  return static_cast<uint64_t>(bits / 8 * static_cast<double>(source.schema().parameter_count()));
+}
+
+absl::Status WriteRecipe(const std::string& path, const QuantRecipe& recipe) {
+  const std::string text = recipe.ToText();
+  FileSystem& fs = PosixFileSystem();
+  const std::string partial = path + ".partial";
+  {
+    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs.OpenForWrite(partial));
+    KOMPAKT_RETURN_IF_ERROR(file->Truncate(0));
+    KOMPAKT_RETURN_IF_ERROR(
+        file->WriteAt(0, absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(text.data()), text.size())));
+    KOMPAKT_RETURN_IF_ERROR(file->Sync());
+  }
+  return fs.Rename(partial, path);
+}
+
 }  // namespace
 
 void DeclareRecipeFlags(CLI::App& app, RecipeFlags& flags) {
@@ -35,6 +63,18 @@ void DeclareRecipeFlags(CLI::App& app, RecipeFlags& flags) {
                  "fast, default or best: how thoroughly the encoders look for scales; the recipe's where not given");
   app.add_option("--fit", flags.fit, "Choose formats so that file, KV cache and working memory stay within, say, 8GiB")
       ->excludes(recipe);
+  CLI::Option* const fit = app.get_option("--fit");
+  CLI::Option* const size =
+      app.add_option("--size", flags.size,
+                     "Choose formats so that the tensors take at most this much, say 8.5GB, with the least damage")
+          ->excludes(recipe)
+          ->excludes(fit);
+  app.add_option("--bpw", flags.bits, "The same, in bits per weight: 4.5")
+      ->excludes(recipe)
+      ->excludes(fit)
+      ->excludes(size);
+  app.add_option("--write-recipe", flags.write_recipe,
+                 "Write the recipe to this file: --recipe FILE then does the same");
   app.add_option("-c,--ctx-size", flags.context, "Tokens of the KV cache that --fit counts (default 4096)");
   app.add_option("--volume-size", flags.volume_size,
                  "Cut the file into volumes of at most, say, 40GiB: NAME-00001-of-000NN.kpk");
@@ -56,7 +96,17 @@ absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const Tensor
     if (!effort.ok()) return WithContext(effort.status(), "--scale-search");
     scale_search = *effort;
   }
-  if (flags.fit.empty()) {
+  const bool by_size = !flags.size.empty() || !flags.bits.empty();
+  if (by_size) {
+    KOMPAKT_ASSIGN_OR_RETURN(chosen.size_budget_bytes, TensorBudget(flags, source));
+    AllocationRequest request;
+    request.budget_bytes = chosen.size_budget_bytes;
+    request.overrides = flags.overrides;
+    absl::StatusOr<Allocation> allocation = Allocate(source, request);
+    if (!allocation.ok()) return WithContext(allocation.status(), flags.size.empty() ? "--bpw" : "--size");
+    chosen.allocation = *std::move(allocation);
+    chosen.recipe = chosen.allocation->recipe;
+  } else if (flags.fit.empty()) {
     KOMPAKT_ASSIGN_OR_RETURN(chosen.recipe, ReadRecipe(flags));
   } else {
     KOMPAKT_ASSIGN_OR_RETURN(chosen.fit_budget_bytes, ParseByteSize("--fit", flags.fit));
@@ -68,6 +118,7 @@ absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const Tensor
     chosen.recipe = chosen.fit->recipe;
   }
   if (scale_search) chosen.recipe.set_scale_search(*scale_search);
+  if (!flags.write_recipe.empty()) KOMPAKT_RETURN_IF_ERROR(WriteRecipe(flags.write_recipe, chosen.recipe));
   return chosen;
 }
 

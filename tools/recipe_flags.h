@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "format/tensor_source.h"
+#include "quant/allocate.h"
 #include "quant/fit.h"
 #include "quant/recipe.h"
 
@@ -20,19 +21,25 @@ struct RecipeFlags {
   int64_t context = 4096;    // -c: of the KV cache that --fit counts
   std::string scale_search;  // empty: what the recipe says
   std::string volume_size;   // an amount; empty: one file
+  std::string size;          // an amount of tensor data; empty: by --recipe
+  std::string bits;          // the same in bits per weight
+  std::string write_recipe;  // a file to write the recipe to
 };
 
-// Adds --recipe, --tensor, --scale-search, --fit, -c and --volume-size to a verb.
+// Adds --recipe, --tensor, --scale-search, --fit, -c, --volume-size, --size, --bpw and
+// --write-recipe to a verb.
 void DeclareRecipeFlags(CLI::App& app, RecipeFlags& flags);
 
 struct ChosenRecipe {
   QuantRecipe recipe;
   absl::optional<FitResult> fit;  // with --fit
   uint64_t fit_budget_bytes = 0;
+  absl::optional<Allocation> allocation;  // with --size or --bpw
+  uint64_t size_budget_bytes = 0;
 };
 
-// A built-in name or a recipe file, plus the overrides; or what fits the budget. kInvalidArgument for flags that
-// contradict each other.
+// A built-in name or a recipe file, plus the overrides; or what fits the budget. Writes it where --write-recipe says.
+// kInvalidArgument for flags that contradict each other.
 absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const TensorSource& source, int threads);
 
 // --volume-size in bytes; 0 without it. kInvalidArgument for what is no amount.
