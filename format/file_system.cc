@@ -107,7 +107,17 @@ class PosixFile : public File {
   }
 
   void WillNeed(uint64_t offset, uint64_t bytes) const override { AdviseWillNeed(fd_, offset, bytes); }
-  void Drop(uint64_t offset, uint64_t bytes) const override { AdviseDrop(fd_, offset, bytes); }
+  void Drop(uint64_t offset, uint64_t bytes) const override {
+    if (!mapped_.empty() && bytes > 0 && offset < mapped_.size()) {
+      // The pages of a mapping count as this process' memory for as long as they are mapped. What lies beside the range
+      // on its first and last page comes back when it is touched.
+      const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+      const uint64_t begin = offset / page * page;
+      const uint64_t end = std::min<uint64_t>(offset + bytes, mapped_.size());
+      (void)madvise(const_cast<uint8_t*>(mapped_.data()) + begin, end - begin, MADV_DONTNEED);
+    }
+    AdviseDrop(fd_, offset, bytes);
+  }
 
   void StartWriteBack(uint64_t offset, uint64_t bytes) override {
     (void)sync_file_range(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes), SYNC_FILE_RANGE_WRITE);

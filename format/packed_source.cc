@@ -8,6 +8,7 @@
 #include "format/file_system.h"
 #include "format/packed_verify.h"
 #include "format/status.h"
+#include "format/volume_plan.h"
 
 namespace kompakt {
 namespace {
@@ -99,17 +100,46 @@ class PackedSource : public TensorSource {
     return states;
   }
 
-  // All of the part: its record is checked before rows of it are used.
-  std::vector<SourceRange> Ranges(const TensorInfo& tensor, int64_t /*row_begin*/, int64_t /*row_end*/) const override {
+  // The row tiles, and all scales beside them.
+  std::vector<SourceRange> Ranges(const TensorInfo& tensor, int64_t row_begin, int64_t row_end) const override {
     const absl::StatusOr<Found> found = Find(tensor);
     if (!found.ok()) return {};
     const Extent& extent = file_->layout().extents()[static_cast<size_t>(found->place.extent)];
     const FilePlace place = PlaceOf(file_->file().index, file_->path(),
                                     extent.record_offset(found->record) + found->part->offset_in_record);
-    return {{NameOf(place.path), place.offset, found->part->blob.total_bytes}};
+    const std::string name = NameOf(place.path);
+    const BlobLayout& blob = found->part->blob;
+    if (tensor.is_vector()) return {{name, place.offset, blob.total_bytes}};
+    const uint64_t row_tile_bytes = blob.row_tile_bytes(FormatOf(found->part->format));
+    const uint64_t first = static_cast<uint64_t>(row_begin / kTileRows) * row_tile_bytes;
+    const uint64_t end = static_cast<uint64_t>((row_end + kTileRows - 1) / kTileRows) * row_tile_bytes;
+    std::vector<SourceRange> ranges = {{name, place.offset + first, end - first}};
+    if (blob.side_bytes > 0) ranges.push_back({name, place.offset + blob.side_offset, blob.side_bytes});
+    return ranges;
+  }
+
+  void WillNeed(const SourceRange& range) const override {
+    if (const auto at = DataOffsetOf(range)) file_->file().data->WillNeed(*at, range.bytes);
+  }
+  void Drop(const SourceRange& range) const override {
+    if (const auto at = DataOffsetOf(range)) file_->file().data->Drop(*at, range.bytes);
   }
 
  private:
+  // What PlaceOf made of an offset of the data, back.
+  absl::optional<uint64_t> DataOffsetOf(const SourceRange& range) const {
+    const OpenedPacked& file = file_->file();
+    if (file.files.size() == 1) return range.offset;
+    const Volumes& volumes = file.index.manifest.volumes();
+    for (size_t v = 0; v < file.files.size(); ++v) {
+      if (NameOf(file.files[v].path) != range.file) continue;
+      const int number = static_cast<int>(v) + 1;
+      const uint64_t begin = SpanOfVolume(volumes, number).begin;
+      return begin + (range.offset - OffsetInVolume(volumes, number, begin));
+    }
+    return absl::nullopt;
+  }
+
   static std::string NameOf(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
   struct Found {

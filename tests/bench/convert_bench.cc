@@ -1,11 +1,12 @@
 // convert_bench: how fast a conversion is, how much memory it takes, and what the machine could do in the same minute.
 //
 //     convert_bench [--model v2lite|v3] [--layers N] [--recipe q4] [--scale-search fast] [--ram 1GiB] [-t N]
-//                   [--out FOLDER] [--from-disk] [--expect-memory] [--no-probes]
+//                   [--out FOLDER] [--from-disk | --from-packed] [--expect-memory] [--no-probes]
 //
 // The source is generated while it is read (tests/fixtures/generated_source.h). --from-disk writes it as a safetensors
-// checkpoint first, drops it from the page cache, and converts that. --expect-memory fails when the peak of the
-// process' resident memory is above --ram + 64 MiB. The packed file is removed at the end.
+// checkpoint first, drops it from the page cache, and converts that; --from-packed does so with a lossless packed file.
+// --expect-memory fails when the peak of the process' resident memory is above --ram + 64 MiB. The packed file is
+// removed at the end.
 #include <sys/resource.h>
 
 #include <chrono>
@@ -19,6 +20,8 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_format.h"
 #include "converters/checkpoint.h"
+#include "format/packed_reader.h"
+#include "format/packed_source.h"
 #include "format/parallel_for.h"
 #include "format/write_behind.h"
 #include "nlohmann/json.hpp"
@@ -185,7 +188,7 @@ struct Flags {
   std::string model = "v2lite", recipe = "q4", ram = "1GiB", out = ".", scale_search = "default";
   int threads = 0;
   int64_t layers = 0;
-  bool from_disk = false, expect_memory = false, no_probes = false;
+  bool from_disk = false, from_packed = false, expect_memory = false, no_probes = false;
 };
 
 int Run(const Flags& flags) {
@@ -199,16 +202,21 @@ int Run(const Flags& flags) {
   options.threads = threads;
   options.ram_bytes = OrDie(ParseByteSize("--ram", flags.ram));
   const std::string folder = flags.out + "/convert_bench.source", destination = flags.out + "/convert_bench.kpk";
-  std::unique_ptr<TensorSource> checkpoint;
+  std::unique_ptr<TensorSource> stored;
   if (flags.from_disk) {
     WriteCheckpoint(generated, folder);
-    checkpoint = OrDie(OpenCheckpoint(folder));
+    stored = OrDie(OpenCheckpoint(folder));
+  } else if (flags.from_packed) {
+    std::filesystem::create_directories(folder);
+    const std::string file = folder + "/lossless.kpk";
+    OrDie(Convert(generated, OrDie(QuantRecipe::Builtin("lossless")), file, options, PosixFileSystem()));
+    stored = OrDie(OpenPackedSource(OrDie(PackedReader::Open(file))));
   }
-  const TensorSource& source = flags.from_disk ? *checkpoint : static_cast<const TensorSource&>(generated);
+  const TensorSource& source = stored != nullptr ? *stored : static_cast<const TensorSource&>(generated);
   const ConversionPlan plan = OrDie(PlanConversion(source, recipe, threads, options.ram_bytes));
   std::cout << absl::StrFormat("%s, %d layers: %.2f GB %s, %.2f billion weights, recipe %s, %d workers of %d threads\n",
                                flags.model, arch.num_hidden_layers(), static_cast<double>(plan.source_bytes) * 1e-9,
-                               flags.from_disk ? "on disk" : "generated", static_cast<double>(plan.parameters) * 1e-9,
+                               stored != nullptr ? "on disk" : "generated", static_cast<double>(plan.parameters) * 1e-9,
                                flags.recipe, plan.memory.workers, threads);
   const auto start = Clock::now();
   Clock::time_point encoded = start;
@@ -255,6 +263,7 @@ int main(int argc, char** argv) {
   app.add_option("-t,--threads", flags.threads);
   app.add_option("--out", flags.out, "Folder for the packed file and the probe");
   app.add_flag("--from-disk", flags.from_disk);
+  app.add_flag("--from-packed", flags.from_packed)->excludes("--from-disk");
   app.add_flag("--expect-memory", flags.expect_memory);
   app.add_flag("--no-probes", flags.no_probes);
   CLI11_PARSE(app, argc, argv);
