@@ -16,8 +16,16 @@ import sys
 import numpy as np
 import zstandard
 
-TABLE = np.array([-119, -82, -63, -48, -37, -26, -17, -8, 1, 10, 19, 30, 41, 54, 69, 86], np.int32)
-TILE_BYTES = dict(f32=2048, f16=1024, bf16=1024, fp8_b128=512, int4_g32=288, q8_g32=528, q4_g32=272, q4_g16=288, mxfp4=272, nvfp4=288)
+TABLES = {  # of the formats q3_..., q4_..., and so on: the values, then the shift
+    3: "-95 -62 -37 -14 7 30 59 106 12",
+    4: "-119 -82 -63 -48 -37 -26 -17 -8 1 10 19 30 41 54 69 86 5",
+    5: "-124 -97 -88 -79 -68 -59 -52 -45 -38 -33 -28 -23 -18 -13 -8 -3 2 7 12 17 22 27 32 39 46 53 60 67 76 85 102 119 2",
+    6: "-124 -115 -110 -101 -94 -89 -84 -79 -74 -69 -64 -61 -58 -55 -52 -49 -46 -43 -40 -37 -34 -31 -28 -25 -22 -19 -16 -13 -10 -7 -4 -1 "
+       "2 5 8 11 14 17 20 23 26 29 32 35 38 41 44 47 50 53 56 59 62 65 70 75 78 83 88 95 106 111 116 125 1",
+}
+TABLES = {bits: np.array(values.split(), np.int32) for bits, values in TABLES.items()}
+TILE_BYTES = dict(f32=2048, f16=1024, bf16=1024, fp8_b128=512, int4_g32=288, q8_g32=528, q4_g32=272, q4_g16=288, mxfp4=272, nvfp4=288,
+                  q6_g32=400, q5_g32=336, q3_g32=208, q3_g16=224)
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 
 
@@ -158,9 +166,15 @@ def matrix(tensor, blob):
     elif name in ("fp8_b128", "q8_g32"):  # codes [R, C, k / 4, row, k % 4]
         codes = in_rows(tiles[:, :, :512].reshape(tile_rows, tile_cols, 8, 16, 4).transpose(0, 3, 1, 2, 4))
         w = fp8_values()[codes] if name == "fp8_b128" else groups(512, 1) * (codes - 128)
-    else:  # nibbles [R, C, k / 8, row, half, k % 4]
-        packed = tiles[:, :, :256].reshape(tile_rows, tile_cols, 4, 16, 4)
-        codes = in_rows(np.stack([packed & 15, packed >> 4], axis=4).transpose(0, 3, 1, 2, 4, 5))
+    else:
+        def plane(at, bits):  # codes of 1, 2 or 4 bits [R, C, k / (32 / bits), row, k % 4, bits from the lowest up]
+            packed = tiles[:, :, at : at + 64 * bits].reshape(tile_rows, tile_cols, bits, 16, 4)
+            parts = [packed >> bit & (1 << bits) - 1 for bit in range(0, 8, bits)]
+            return in_rows(np.stack(parts, axis=4).transpose(0, 3, 1, 2, 4, 5))
+
+        bits = int(name[1]) if name[0] == "q" else 4
+        low = 2 if bits < 4 else 4
+        codes = plane(0, low) | plane(64 * low, bits - low) << low if bits > low else plane(0, low)
         if name == "int4_g32":
             w = (codes - 8).astype(np.float32) * (groups(256, 1, np.uint16) << 16).view(np.float32)
         elif name == "mxfp4":
@@ -168,8 +182,8 @@ def matrix(tensor, blob):
         elif name == "nvfp4":
             w = E2M1[codes] * fp8_values()[groups(256, 2)] * side[0] / side[1]
         else:
-            g, b = (groups(256, 1), 7) if name == "q4_g32" else (groups(256, 2), 6)
-            w = ((g & (1 << b) - 1) - (1 << b - 1)) * (TABLE[codes] + 5 * (g >> b & 1))
+            g, b = (groups(64 * bits, 1), 7) if name.endswith("_g32") else (groups(64 * bits, 2), 6)
+            w = ((g & (1 << b) - 1) - (1 << b - 1)) * (TABLES[bits][codes] + TABLES[bits][-1] * (g >> b & 1))
     w = w.reshape(tile_rows * 16, tile_cols * 32).astype(np.float32)
     w = (side[:, None] * w if name[0] == "q" else w)[:rows, :cols]
     blocks = side.reshape(block_rows, block_cols) if name == "fp8_b128" else None

@@ -36,6 +36,10 @@ enum class FormatId : uint8_t {
   kQ4G16,    // nonlinear 4-bit codes; row scale F32; per 16 columns a 6-bit scale and a shift bit
   kMxfp4,    // upstream MXFP4: E2M1 codes with one E8M0 scale per 32 columns, kept bit for bit
   kNvfp4,    // upstream NVFP4: E2M1 codes, one E4M3 scale per 16 columns, one F32 scale, kept bit for bit
+  kQ6G32,    // as kQ4G32 with 6-bit codes
+  kQ5G32,    // as kQ4G32 with 5-bit codes
+  kQ3G32,    // as kQ4G32 with 3-bit codes
+  kQ3G16,    // as kQ4G16 with 3-bit codes
 };
 
 // The scales beside the tiles of a matrix.

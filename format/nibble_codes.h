@@ -1,37 +1,23 @@
-// How the 4-bit formats place the codes of a tile: one 32-bit word holds 8 consecutive k of one row, byte i the codes
-// of k + i (low nibble) and k + 4 + i (high nibble).
+// The codes of the upstream 4-bit formats: a plane (code_planes.h), and its way from and to one byte per code. One
+// 32-bit word holds 8 consecutive k of one row, byte i the codes of k + i (low nibble) and k + 4 + i (high nibble).
 #pragma once
 
 #include <cstdint>
 
 #include "format/block_format.h"
+#include "format/code_planes.h"
 #include "format/word_transpose.h"
 
 namespace kompakt {
 
-using NibbleCodes = uint8_t[kTileCols / 8][kTileRows][4];  // [k / 8][row][byte]
+using NibbleCodes = CodePlane<4>;  // [k / 8][row][byte]
 
-inline uint8_t NibbleAt(const NibbleCodes& codes, int64_t row, int64_t k) {
-  return static_cast<uint8_t>((codes[k / 8][row][k % 4] >> (k % 8 < 4 ? 0 : 4)) & 0xf);
-}
+inline uint8_t NibbleAt(const NibbleCodes& codes, int64_t row, int64_t k) { return PlaneAt<4>(codes, row, k); }
 
 // `code` is below 16.
-inline void SetNibble(NibbleCodes& codes, int64_t row, int64_t k, uint8_t code) {
-  uint8_t& byte = codes[k / 8][row][k % 4];
-  byte = static_cast<uint8_t>(k % 8 < 4 ? (byte & 0xf0) | code : (byte & 0x0f) | (code << 4));
-}
+inline void SetNibble(NibbleCodes& codes, int64_t row, int64_t k, uint8_t code) { SetPlane<4>(codes, row, k, code); }
 
-// The codes of a tile, one per byte, as transposed words [k / 4][row][k % 4]. Two words become one: the low nibbles,
-// then the high ones.
-inline void PackNibbleWords(const uint8_t* words, uint8_t* codes) {
-  constexpr int64_t kLine = kTileRows * kWordBytes;
-  for (int64_t i = 0; i < kTileCols / 8; ++i) {
-    for (int64_t b = 0; b < kLine; ++b) {
-      codes[i * kLine + b] =
-          static_cast<uint8_t>((words[2 * i * kLine + b] & 0xf) | words[(2 * i + 1) * kLine + b] << 4);
-    }
-  }
-}
+// To transposed words [k / 4][row][k % 4], one code per byte.
 inline void UnpackNibbleWords(const uint8_t* codes, uint8_t* words) {
   constexpr int64_t kLine = kTileRows * kWordBytes;
   for (int64_t i = 0; i < kTileCols / 8; ++i) {
@@ -46,7 +32,7 @@ inline void UnpackNibbleWords(const uint8_t* codes, uint8_t* words) {
 inline void PackNibbles(const uint8_t* elements, NibbleCodes& codes) {
   uint8_t words[kTileElements];
   TransposeWords(elements, kTileCols, kTileRows, kTileCols / kWordBytes, words);
-  PackNibbleWords(words, &codes[0][0][0]);
+  PackPlane<4>(words, 0, &codes[0][0][0]);
 }
 inline void UnpackNibbles(const NibbleCodes& codes, uint8_t* elements) {
   uint8_t words[kTileElements];

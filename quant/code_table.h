@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "format/block_format.h"
+#include "format/table_spec.h"
 
 namespace kompakt {
 
@@ -17,43 +17,36 @@ struct CodeTable {
   alignas(64) uint8_t code[256] = {};     // and its code
 };
 
-template <size_t kValues>
-constexpr CodeTable MakeCodeTable(const int8_t (&values)[kValues]) {
-  static_assert(kValues >= 2 && kValues <= 64);
+constexpr CodeTable MakeCodeTable(const TableSpec& spec) {
   CodeTable table;
-  table.n = static_cast<int>(kValues);
-  for (size_t i = 0; i < kValues; ++i) {
-    table.value[i] = values[i];
+  table.n = spec.n_values();
+  for (int i = 0; i < table.n; ++i) {
+    table.value[i] = spec.values[i];
     if (i == 0) continue;
-    table.threshold[i - 1] = static_cast<int8_t>((values[i - 1] + values[i]) >> 1);  // downwards
+    table.threshold[i - 1] = static_cast<int8_t>((spec.values[i - 1] + spec.values[i]) >> 1);  // downwards
   }
   for (int y = -128; y < 128; ++y) {
-    size_t code = 0;
-    while (code + 1 < kValues && y > table.threshold[code]) ++code;
+    int code = 0;
+    while (code + 1 < table.n && y > table.threshold[code]) ++code;
     table.nearest[static_cast<uint8_t>(y)] = table.value[code];
     table.code[static_cast<uint8_t>(y)] = static_cast<uint8_t>(code);
   }
   return table;
 }
 
-// True when no integer lies exactly between two neighbours, so that rounding to an integer first changes no code.
-template <size_t kValues>
-constexpr bool HasNoTies(const int8_t (&values)[kValues]) {
-  for (size_t i = 1; i < kValues; ++i) {
-    if ((values[i - 1] + values[i]) % 2 == 0) return false;
+// True when no integer lies exactly between two neighbours, so that rounding to an integer first changes no code, and
+// when all values fit int8 with the shift.
+constexpr bool IsSearchable(const TableSpec& spec) {
+  for (int i = 1; i < spec.n_values(); ++i) {
+    if (spec.values[i - 1] >= spec.values[i] || (spec.values[i - 1] + spec.values[i]) % 2 == 0) return false;
   }
-  return true;
+  return spec.shift > 0 && spec.values[spec.n_values() - 1] + spec.shift <= 127;
 }
 
-// A format of table codes with a group scale and a shift bit: one row per format (encode_q4.cc).
+// A format of table codes with a group scale and a shift bit: one row per format (encode_table.cc).
 struct TableFormat {
-  FormatId id;
+  const TableSpec* spec;
   const CodeTable* table;
-  int shift;            // what the shift bit adds to all values
-  int64_t group_cols;   // 16 or 32
-  int scale_bits;       // of the group scale; stored plus 2^(scale_bits - 1); the next bit is the shift bit
-  uint64_t code_bytes;  // the group bytes of a tile follow its codes: [group][row]
-  uint64_t tile_bytes;
   // The codes of one tile, one per byte: [k / 4][row][k % 4].
   void (*write_codes)(const uint8_t* codes, uint8_t* tile);
 };

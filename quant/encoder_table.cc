@@ -5,8 +5,8 @@
 
 #include "format/status.h"
 #include "quant/encode_cast.h"
-#include "quant/encode_q4.h"
 #include "quant/encode_q8.h"
+#include "quant/encode_table.h"
 #include "quant/encoder.h"
 #include "quant/encoder_set.h"
 
@@ -14,8 +14,16 @@ namespace kompakt {
 namespace {
 
 constexpr Encoder kTable[] = {
-    {FormatId::kF32, EncodeF32},     {FormatId::kF16, EncodeF16},     {FormatId::kBf16, EncodeBf16},
-    {FormatId::kQ8G32, EncodeQ8G32}, {FormatId::kQ4G32, EncodeQ4G32}, {FormatId::kQ4G16, EncodeQ4G16},
+    {FormatId::kF32, EncodeF32},
+    {FormatId::kF16, EncodeF16},
+    {FormatId::kBf16, EncodeBf16},
+    {FormatId::kQ8G32, EncodeQ8G32},
+    {FormatId::kQ6G32, EncodeNonlinear<FormatId::kQ6G32>},
+    {FormatId::kQ5G32, EncodeNonlinear<FormatId::kQ5G32>},
+    {FormatId::kQ4G16, EncodeNonlinear<FormatId::kQ4G16>},
+    {FormatId::kQ4G32, EncodeNonlinear<FormatId::kQ4G32>},
+    {FormatId::kQ3G16, EncodeNonlinear<FormatId::kQ3G16>},
+    {FormatId::kQ3G32, EncodeNonlinear<FormatId::kQ3G32>},
 };
 
 // Index of the first value that is not finite; there is one.

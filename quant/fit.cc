@@ -20,6 +20,9 @@ constexpr absl::string_view kEight =
 constexpr absl::string_view kDense4 =
     "mlp.gate_proj = q4_g16\nmlp.up_proj = q4_g16\nmlp.down_proj = q4_g16\nmlp.shared_experts.*_proj = q4_g16\n";
 constexpr absl::string_view kExperts4 = "mlp.experts.*_proj = q4_g32\n";
+constexpr absl::string_view kRest4 =
+    "embed_tokens = q4_g16\nlm_head = q4_g16\nself_attn.q_*proj = q4_g16\nself_attn.kv_a_proj_with_mqa = q4_g16\n"
+    "self_attn.o_proj = q4_g16\n";
 
 // One step of the ladder. Later steps are smaller for sources of 16 bits; for others a step may be larger than a better
 // one, and is then left out. Steps with a name of --recipe are that recipe.
@@ -34,18 +37,22 @@ std::vector<Step> Ladder() {
   return {
       {"lossless", builtin("lossless")},
       {"q8", builtin("q8")},
-      {"q8 with the experts' gate and up at q4_g16",
-       eight("mlp.experts.gate_proj = q4_g16\nmlp.experts.up_proj = q4_g16\n")},
+      {"q6", builtin("q6")},
+      {"q5", builtin("q5")},
       {"q8 with the experts at q4_g16", eight("mlp.experts.*_proj = q4_g16\n")},
       {"q4", builtin("q4")},
       {"q8 with the experts at q4_g32", eight(kExperts4)},
       {"experts at q4_g32, other FFN matrices at q4_g16", eight(absl::StrCat(kDense4, kExperts4))},
       {"experts at q4_g32, FFN, embedding and queries at q4_g16",
        eight(absl::StrCat(kDense4, kExperts4, "embed_tokens = q4_g16\nself_attn.q_*proj = q4_g16\n"))},
-      {"experts at q4_g32, all else at q4_g16 but kv_b_proj",
-       eight(absl::StrCat(kDense4, kExperts4,
-                          "embed_tokens = q4_g16\nlm_head = q4_g16\nself_attn.q_*proj = q4_g16\n"
-                          "self_attn.kv_a_proj_with_mqa = q4_g16\nself_attn.o_proj = q4_g16\n"))},
+      {"experts at q4_g32, all else at q4_g16 but kv_b_proj", eight(absl::StrCat(kDense4, kExperts4, kRest4))},
+      {"q3", builtin("q3")},
+      {"experts at q3_g16, other FFN matrices at q4_g16",
+       eight(absl::StrCat(kDense4, "mlp.experts.*_proj = q3_g16\n"))},
+      {"experts at q3_g16, all else at q4_g16 but kv_b_proj",
+       eight(absl::StrCat(kDense4, "mlp.experts.*_proj = q3_g16\n", kRest4))},
+      {"experts at q3_g32, all else at q4_g16 but kv_b_proj",
+       eight(absl::StrCat(kDense4, "mlp.experts.*_proj = q3_g32\n", kRest4))},
   };
 }
 

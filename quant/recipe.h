@@ -28,7 +28,7 @@ struct RecipeRule {
 
 class QuantRecipe {
  public:
-  // "lossless", "q8" or "q4". kInvalidArgument with "did you mean" otherwise.
+  // "lossless", "q8", "q6", "q5", "q4" or "q3". kInvalidArgument with "did you mean" otherwise.
   static absl::StatusOr<QuantRecipe> Builtin(absl::string_view name);
   static absl::Span<const absl::string_view> BuiltinNames();
   // The text form: one "pattern = format  # reason" per line; rules after a line "[overrides]" are overrides.

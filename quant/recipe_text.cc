@@ -1,5 +1,6 @@
 // The text form of recipes, and the built-in ones.
 #include <algorithm>
+#include <array>
 #include <iterator>
 #include <string>
 #include <utility>
@@ -23,37 +24,54 @@ constexpr absl::string_view kScaleSearch = "[scale-search ";
 constexpr size_t kMostPatternBytes = 200;
 constexpr size_t kMostRules = 10000;
 
+// The one place where the recipes of this program are written. Why: docs/quantization.md, "Recipes".
+constexpr absl::string_view kLossless = "* = source  # every tensor as upstream stores it\n";
+constexpr absl::string_view kEight =
+    "* = source  # norms, router and biases: small, and everything depends on them\n"
+    "embed_tokens = q8_g32  # 8 bits: below the noise of any measurement\n"
+    "lm_head = q8_g32  # 8 bits: below the noise of any measurement\n"
+    "self_attn.*proj* = q8_g32  # 8 bits: below the noise of any measurement\n"
+    "self_attn.indexer.w* = q8_g32  # 8 bits: below the noise of any measurement\n"
+    "self_attn.indexer.weights_proj = source  # small, and upstream leaves it unquantized too\n"
+    "mlp.*_proj = q8_g32  # 8 bits: below the noise of any measurement\n"
+    "mtp.* = q8_g32  # 8 bits: below the noise of any measurement\n";
+// What every token passes through, and behind the rules for the routed experts what only drafts.
+constexpr absl::string_view kEveryToken =
+    "* = source  # norms, router and biases: small, and everything depends on them\n"
+    "embed_tokens = q8_g32  # one row is read per token: 8 bits cost no time\n"
+    "lm_head = q8_g32  # its error reaches the logits directly\n"
+    "self_attn.*proj* = q8_g32  # used by every token in every layer, few parameters\n"
+    "self_attn.indexer.w* = q8_g32  # decides which tokens attention sees\n"
+    "self_attn.indexer.weights_proj = source  # small, and upstream leaves it unquantized too\n"
+    "mlp.gate_proj = q8_g32  # dense layers: used by every token, few of them, and first in the model\n"
+    "mlp.up_proj = q8_g32  # dense layers: used by every token, few of them, and first in the model\n"
+    "mlp.down_proj = q8_g32  # dense layers: used by every token, few of them, and first in the model\n"
+    "mlp.shared_experts.*_proj = q8_g32  # used by every token, few parameters\n";
+constexpr absl::string_view kDrafts = "mtp.* = q8_g32  # only drafts, but a wrong draft costs a step: 8 bits\n";
+
 struct BuiltinRecipe {
   absl::string_view name;
-  absl::string_view text;
+  absl::string_view every_token;
+  absl::string_view experts;
+  absl::string_view drafts;
 };
-
-// The one place where the recipes of this program are written. Why: docs/quantization.md, "Recipes".
 constexpr BuiltinRecipe kBuiltins[] = {
-    {"lossless", "* = source  # every tensor as upstream stores it\n"},
-    {"q8",
-     "* = source  # norms, router and biases: small, and everything depends on them\n"
-     "embed_tokens = q8_g32  # 8 bits: below the noise of any measurement\n"
-     "lm_head = q8_g32  # 8 bits: below the noise of any measurement\n"
-     "self_attn.*proj* = q8_g32  # 8 bits: below the noise of any measurement\n"
-     "self_attn.indexer.w* = q8_g32  # 8 bits: below the noise of any measurement\n"
-     "self_attn.indexer.weights_proj = source  # small, and upstream leaves it unquantized too\n"
-     "mlp.*_proj = q8_g32  # 8 bits: below the noise of any measurement\n"
-     "mtp.* = q8_g32  # 8 bits: below the noise of any measurement\n"},
-    {"q4",
-     "* = source  # norms, router and biases: small, and everything depends on them\n"
-     "embed_tokens = q8_g32  # one row is read per token: 8 bits cost no time\n"
-     "lm_head = q8_g32  # its error reaches the logits directly\n"
-     "self_attn.*proj* = q8_g32  # used by every token in every layer, few parameters\n"
-     "self_attn.indexer.w* = q8_g32  # decides which tokens attention sees\n"
-     "self_attn.indexer.weights_proj = source  # small, and upstream leaves it unquantized too\n"
-     "mlp.gate_proj = q8_g32  # dense layers: used by every token, few of them, and first in the model\n"
-     "mlp.up_proj = q8_g32  # dense layers: used by every token, few of them, and first in the model\n"
-     "mlp.down_proj = q8_g32  # dense layers: used by every token, few of them, and first in the model\n"
-     "mlp.shared_experts.*_proj = q8_g32  # used by every token, few parameters\n"
+    {"lossless", kLossless, "", ""},
+    {"q8", kEight, "", ""},
+    {"q6", kEveryToken, "mlp.experts.*_proj = q6_g32  # nearly all parameters of the model, each used by few tokens\n",
+     kDrafts},
+    {"q5", kEveryToken,
+     "mlp.experts.*_proj = q5_g32  # nearly all parameters of the model, each used by few tokens\n"
+     "mlp.experts.down_proj = q6_g32  # writes into the residual stream, and its inputs have outliers\n",
+     kDrafts},
+    {"q4", kEveryToken,
      "mlp.experts.*_proj = q4_g32  # nearly all parameters of the model, each used by few tokens\n"
-     "mlp.experts.down_proj = q4_g16  # writes into the residual stream, and its inputs have outliers\n"
-     "mtp.* = q8_g32  # only drafts, but a wrong draft costs a step: 8 bits\n"},
+     "mlp.experts.down_proj = q4_g16  # writes into the residual stream, and its inputs have outliers\n",
+     kDrafts},
+    {"q3", kEveryToken,
+     "mlp.experts.*_proj = q3_g16  # nearly all parameters of the model, each used by few tokens\n"
+     "mlp.experts.down_proj = q4_g32  # writes into the residual stream, and its inputs have outliers\n",
+     kDrafts},
 };
 
 bool IsPatternByte(char c) {
@@ -110,14 +128,18 @@ std::string RuleText(const RecipeRule& rule) {
 }  // namespace
 
 absl::Span<const absl::string_view> QuantRecipe::BuiltinNames() {
-  static constexpr absl::string_view kNames[] = {kBuiltins[0].name, kBuiltins[1].name, kBuiltins[2].name};
-  static_assert(std::size(kNames) == std::size(kBuiltins));
+  static constexpr auto kNames = [] {
+    std::array<absl::string_view, std::size(kBuiltins)> names;
+    for (size_t i = 0; i < names.size(); ++i) names[i] = kBuiltins[i].name;
+    return names;
+  }();
   return kNames;
 }
 
 absl::StatusOr<QuantRecipe> QuantRecipe::Builtin(absl::string_view name) {
   for (const BuiltinRecipe& builtin : kBuiltins) {
-    if (builtin.name == name) return Parse(builtin.text, builtin.name);
+    if (builtin.name != name) continue;
+    return Parse(absl::StrCat(builtin.every_token, builtin.experts, builtin.drafts), builtin.name);
   }
   return UsageError("unknown recipe \"", Printable(name), "\"", DidYouMean(name, BuiltinNames()));
 }

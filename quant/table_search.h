@@ -12,35 +12,49 @@ constexpr bool kShifted[kCombinations] = {false, true, false, true};
 
 constexpr int kMostFactors = 9;
 struct TableSearch {
-  int factors[kCombinations];
   // First candidates for a group scale, as multiples of the scale at which the group's extremes meet the ends of the
-  // table. Above 1 the extremes meet entries further in.
-  float factor[kCombinations][kMostFactors];
+  // table: with the far end on the largest magnitude, then away from it. Above 1 the extremes meet entries further in.
+  int factors[2];
+  float factor[2][kMostFactors];
   int kept;         // the best of the combinations, tried on the row's grid
   int pairs;        // of integers tried there, one below and one above the wanted scale
   int refinements;  // how often row scale and group scales are adjusted to each other
 };
-// In the order of SearchEffort.
-// In the order of SearchEffort. The factors are the best found by coordinate descent on Gaussian and Student-t(5)
-// groups of 16 and 32.
-constexpr TableSearch kTableSearches[] = {
-    {{3, 3, 1, 1}, {{0.95f, 1.03f, 1.23f}, {0.95f, 1.03f, 1.23f}, {0.985f}, {0.985f}}, 1, 1, 0},
-    {{5, 5, 3, 3},
-     {{0.935f, 1.02f, 1.18f, 1.28f, 1.44f},
-      {0.935f, 1.02f, 1.18f, 1.28f, 1.44f},
-      {0.95f, 1.03f, 1.215f},
-      {0.95f, 1.03f, 1.215f}},
-     4,
-     1,
-     1},
-    {{9, 9, 7, 7},
-     {{0.92f, 0.97f, 1.005f, 1.07f, 1.12f, 1.17f, 1.25f, 1.33f, 1.455f},
-      {0.92f, 0.97f, 1.005f, 1.07f, 1.12f, 1.17f, 1.25f, 1.33f, 1.455f},
-      {0.92f, 0.962f, 1.003f, 1.045f, 1.1f, 1.188f, 1.26f},
-      {0.92f, 0.962f, 1.003f, 1.045f, 1.1f, 1.188f, 1.26f}},
-     4,
-     3,
-     2}};
+// By bits per code, from 3 on, then in the order of SearchEffort. The factors are the best found by coordinate descent
+// on Gaussian and Student-t(5) groups.
+constexpr int kFewestCodeBits = 3;
+constexpr TableSearch kTableSearches[][3] = {
+    {{{3, 1}, {{0.83f, 0.92f, 1.07f}, {0.92f}}, 1, 1, 0},
+     {{5, 3}, {{0.8f, 0.86f, 0.92f, 1.07f, 1.25f}, {0.83f, 0.92f, 1.04f}}, 4, 1, 1},
+     {{9, 7},
+      {{0.8f, 0.86f, 0.92f, 0.95f, 1.02f, 1.13f, 1.25f, 1.34f, 1.6f}, {0.8f, 0.86f, 0.92f, 0.95f, 1.04f, 1.1f, 1.49f}},
+      4,
+      3,
+      2}},
+    {{{3, 1}, {{0.95f, 1.03f, 1.23f}, {0.985f}}, 1, 1, 0},
+     {{5, 3}, {{0.935f, 1.02f, 1.18f, 1.28f, 1.44f}, {0.95f, 1.03f, 1.215f}}, 4, 1, 1},
+     {{9, 7},
+      {{0.92f, 0.97f, 1.005f, 1.07f, 1.12f, 1.17f, 1.25f, 1.33f, 1.455f},
+       {0.92f, 0.962f, 1.003f, 1.045f, 1.1f, 1.188f, 1.26f}},
+      4,
+      3,
+      2}},
+    {{{3, 1}, {{1.0f, 1.28f, 1.4f}, {1.0f}}, 1, 1, 0},
+     {{5, 3}, {{0.975f, 1.01f, 1.25f, 1.305f, 1.4f}, {0.97f, 1.01f, 1.165f}}, 4, 1, 1},
+     {{9, 7},
+      {{0.95f, 0.98f, 1.01f, 1.04f, 1.255f, 1.31f, 1.4f, 1.46f, 1.58f},
+       {0.96f, 0.98f, 1.01f, 1.11f, 1.16f, 1.22f, 1.39f}},
+      4,
+      3,
+      2}},
+    {{{3, 1}, {{1.0f, 1.08f, 1.13f}, {1.0f}}, 1, 1, 0},
+     {{5, 3}, {{0.99f, 1.02f, 1.08f, 1.13f, 1.23f}, {1.0f, 1.08f, 1.13f}}, 4, 1, 1},
+     {{9, 7},
+      {{0.92f, 0.96f, 0.985f, 1.0f, 1.02f, 1.08f, 1.1f, 1.13f, 1.23f},
+       {0.96f, 0.985f, 1.0f, 1.06f, 1.08f, 1.13f, 1.18f}},
+      4,
+      3,
+      2}}};
 
 constexpr int kMostKept = 4;
 // Per group and row, in groups_state: the unit of its integers and its inverse; the best continuous scales, in units
@@ -158,7 +172,7 @@ KOMPAKT_INLINE void CoarseSearch(const TableFormat& format, const TableSearch& s
     scales[i] = shifts[i] = zero;
   }
   for (int c = 0; c < kCombinations; ++c) {
-    const float shift = kShifted[c] ? static_cast<float>(format.shift) : 0.0f;
+    const float shift = kShifted[c] ? static_cast<float>(format.spec->shift) : 0.0f;
     const float far = -(static_cast<float>(table.value[0]) + shift);
     const float near = static_cast<float>(table.value[table.n - 1]) + shift;
     // The far end is negative: where it points up, the scale is negative.
@@ -170,11 +184,11 @@ KOMPAKT_INLINE void CoarseSearch(const TableFormat& format, const TableSearch& s
     const F inverse_reach = Select(mirrored, Splat(-1.0f), one) / reach;
     BestSums best = {zero, one, zero};
     if (kShifted[c]) {
-      TryAllCoarse<true>(table, nearest, group, to_units, inverse_reach, search.factor[c], search.factors[c],
+      TryAllCoarse<true>(table, nearest, group, to_units, inverse_reach, search.factor[c / 2], search.factors[c / 2],
                          ShiftBytes(Splat(shift)), &best);
     } else {
-      TryAllCoarse<false>(table, nearest, group, to_units, inverse_reach, search.factor[c], search.factors[c], Splat(0),
-                          &best);
+      TryAllCoarse<false>(table, nearest, group, to_units, inverse_reach, search.factor[c / 2], search.factors[c / 2],
+                          Splat(0), &best);
     }
     const F inverse_bottom = one / best.gain_bottom;
     F gain = best.gain_top * inverse_bottom;
@@ -197,12 +211,12 @@ KOMPAKT_INLINE void CoarseSearch(const TableFormat& format, const TableSearch& s
   }
 }
 
-constexpr int LeastScale(const TableFormat& format) { return -(1 << (format.scale_bits - 1)); }
-constexpr int MostScale(const TableFormat& format) { return (1 << (format.scale_bits - 1)) - 1; }
+constexpr int LeastScale(const TableFormat& format) { return -(1 << (format.spec->scale_bits - 1)); }
+constexpr int MostScale(const TableFormat& format) { return (1 << (format.spec->scale_bits - 1)) - 1; }
 // Magnitude of a group scale x (code value + shift).
 constexpr int LargestInteger(const TableFormat& format) {
   const int far = -format.table->value[0];
-  const int near = format.table->value[format.table->n - 1] + format.shift;
+  const int near = format.table->value[format.table->n - 1] + format.spec->shift;
   return -LeastScale(format) * (far > near ? far : near);
 }
 
@@ -349,13 +363,13 @@ KOMPAKT_INLINE void AdjustRows(const TableFormat& format, const TableSearch& sea
 }
 
 void WriteTableTiles(const TableFormat& format, const RowWork& work, uint8_t* tiles) {
-  const int64_t groups_per_tile = kTileCols / format.group_cols;
+  const int64_t groups_per_tile = kTileCols / format.spec->group_cols;
   // A group past the edge has no codes.
-  const int64_t cols = work.groups * format.group_cols;
+  const int64_t cols = work.groups * format.spec->group_cols;
   std::memset(work.codes + cols * 16, 0, static_cast<size_t>((work.padded_cols - cols) * 16));
-  for (int64_t tile = 0; tile * kTileCols < work.padded_cols; ++tile, tiles += format.tile_bytes) {
+  for (int64_t tile = 0; tile * kTileCols < work.padded_cols; ++tile, tiles += format.spec->tile_bytes()) {
     format.write_codes(work.codes + tile * kTileElements, tiles);
-    uint8_t* bytes = tiles + format.code_bytes;
+    uint8_t* bytes = tiles + format.spec->code_bytes();
     for (int64_t i = 0; i < groups_per_tile; ++i, bytes += kTileRows) {
       const int64_t g = tile * groups_per_tile + i;
       if (g >= work.groups) {
@@ -365,15 +379,15 @@ void WriteTableTiles(const TableFormat& format, const RowWork& work, uint8_t* ti
       const float* state = work.groups_state + g * kTableFields * 16;
       const I s = RoundToInt(Load(state + kScale * 16)) - Splat(LeastScale(format));
       const I unshifted = Equal(Load(state + kShift * 16), Splat(0.0f));
-      StoreGroupBytes(work, s + Select(unshifted, Splat(0), Splat(1 << format.scale_bits)), bytes);
+      StoreGroupBytes(work, s + Select(unshifted, Splat(0), Splat(1 << format.spec->scale_bits)), bytes);
     }
   }
 }
 
 bool EncodeTable(const TableFormat& format, SearchEffort effort, const RowTile& in, EncoderScratch& scratch,
                  uint8_t* tiles, float* row_scales, TileError* error) {
-  const TableSearch& search = kTableSearches[static_cast<int>(effort)];
-  RowWork work = MakeRowWork(in, format.group_cols, kTableFields, scratch);
+  const TableSearch& search = kTableSearches[format.spec->code_bits - kFewestCodeBits][static_cast<int>(effort)];
+  RowWork work = MakeRowWork(in, format.spec->group_cols, kTableFields, scratch);
   if (!ScaleRows(work)) return false;
   const NearestTable nearest(*format.table);
   for (int64_t g = 0; g < work.groups; ++g) {

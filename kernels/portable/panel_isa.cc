@@ -4,7 +4,7 @@
 
 #include "kernels/portable/panel.h"
 #include "kernels/portable/panel_body.h"
-#include "kernels/portable/panel_q4_x86.h"
+#include "kernels/portable/panel_table_x86.h"
 
 namespace kompakt::portable {
 namespace {
@@ -47,24 +47,26 @@ using DecodeFn = void (*)(const uint8_t* tile, const float* side, float* panel);
   }
 
 KOMPAKT_PANEL_ISA(Baseline, 4, )
-constexpr std::array<DecodeFn, 10> kBaselineDecode = {BaselineF32,   BaselineF16,  BaselineBf16, BaselineFp8,
+constexpr std::array<DecodeFn, 14> kBaselineDecode = {BaselineF32,   BaselineF16,  BaselineBf16, BaselineFp8,
                                                       BaselineInt4,  BaselineQ8,   nullptr,      nullptr,
                                                       BaselineMxfp4, BaselineNvfp4};
 
 #if defined(__x86_64__)
 KOMPAKT_PANEL_ISA(Avx2, 8, __attribute__((target("avx2"))))
-constexpr std::array<DecodeFn, 10> kAvx2Decode = {Avx2F32, Avx2F16,         Avx2Bf16,        Avx2Fp8,   Avx2Int4,
-                                                  Avx2Q8,  DecodeQ4G32Avx2, DecodeQ4G16Avx2, Avx2Mxfp4, Avx2Nvfp4};
+constexpr std::array<DecodeFn, 14> kAvx2Decode = {
+    Avx2F32,         Avx2F16,   Avx2Bf16,  Avx2Fp8,         Avx2Int4,        Avx2Q8,          DecodeQ4G32Avx2,
+    DecodeQ4G16Avx2, Avx2Mxfp4, Avx2Nvfp4, DecodeQ6G32Avx2, DecodeQ5G32Avx2, DecodeQ3G32Avx2, DecodeQ3G16Avx2};
 
 KOMPAKT_PANEL_ISA(Avx512, 16, __attribute__((target("avx512f"))))
-constexpr std::array<DecodeFn, 10> kAvx512Decode = {Avx512F32,   Avx512F16,  Avx512Bf16,        Avx512Fp8,
-                                                    Avx512Int4,  Avx512Q8,   DecodeQ4G32Avx512, DecodeQ4G16Avx512,
-                                                    Avx512Mxfp4, Avx512Nvfp4};
+constexpr std::array<DecodeFn, 14> kAvx512Decode = {
+    Avx512F32,         Avx512F16,         Avx512Bf16,        Avx512Fp8,        Avx512Int4,
+    Avx512Q8,          DecodeQ4G32Avx512, DecodeQ4G16Avx512, Avx512Mxfp4,      Avx512Nvfp4,
+    DecodeQ6G32Avx512, DecodeQ5G32Avx512, DecodeQ3G32Avx512, DecodeQ3G16Avx512};
 #endif
 
 // The arrays above are in the order of FormatId.
 static_assert(static_cast<int>(FormatId::kQ4G16) == 7 && static_cast<int>(FormatId::kFp8B128) == 3 &&
-              static_cast<int>(FormatId::kNvfp4) == 9);
+              static_cast<int>(FormatId::kNvfp4) == 9 && static_cast<int>(FormatId::kQ3G16) == 13);
 
 }  // namespace
 

@@ -10,8 +10,12 @@
 #include "format/block_int4_g32.h"
 #include "format/block_mxfp4.h"
 #include "format/block_nvfp4.h"
+#include "format/block_q3_g16.h"
+#include "format/block_q3_g32.h"
 #include "format/block_q4_g16.h"
 #include "format/block_q4_g32.h"
+#include "format/block_q5_g32.h"
+#include "format/block_q6_g32.h"
 #include "format/block_q8_g32.h"
 #include "format/float_formats.h"
 #include "gtest/gtest.h"
@@ -255,63 +259,110 @@ TEST(Q8G32, EveryCodeTimesEveryScaleIsOneProduct) {
   }
 }
 
-TEST(Q4G32, EveryCodeScaleAndShiftIsOneProduct) {
-  for (const float d : kRowScales) {
-    float side[kTileRows];
-    for (float& scale : side) scale = d;
-    for (int first = 0; first < 256; first += 16) {  // all group bytes
-      Q4G32Tile tile = {};
-      for (int r = 0; r < kTileRows; ++r) {
-        tile.groups[r] = static_cast<uint8_t>(first + r);
-        for (int k = 0; k < kTileCols; ++k) SetNibble(tile.codes, r, k, static_cast<uint8_t>((k * 3 + r) % 16));
-      }
-      DecodedTile out;
-      FormatOf(FormatId::kQ4G32).decode_tile(reinterpret_cast<const uint8_t*>(&tile), side, &out);
-      for (int r = 0; r < kTileRows; ++r) {
-        for (int k = 0; k < kTileCols; ++k) {
-          const int s = (first + r) % 128 - 64;
-          const int value = kQ4Table[(k * 3 + r) % 16] + (first + r >= 128 ? kQ4Shift : 0);
-          ASSERT_EQ(Bits(out.w[r][k]), Bits(OneProduct(d, s * value)))
-              << "d " << d << " group byte " << first + r << " code " << (k * 3 + r) % 16;
+// Where document and layout put the bits of a code, spelled out: the reference that TableTile is compared with.
+struct PlacedBits {
+  int64_t byte;
+  int bit;
+  int n;
+};
+std::vector<PlacedBits> PlacesOf(int code_bits, int64_t r, int64_t k) {
+  switch (code_bits) {
+    case 3:
+      return {{k / 16 * 64 + r * 4 + k % 4, static_cast<int>(k % 16 / 4 * 2), 2},
+              {128 + r * 4 + k % 4, static_cast<int>(k / 4), 1}};
+    case 4:
+      return {{k / 8 * 64 + r * 4 + k % 4, static_cast<int>(k % 8 / 4 * 4), 4}};
+    case 5:
+      return {{k / 8 * 64 + r * 4 + k % 4, static_cast<int>(k % 8 / 4 * 4), 4},
+              {256 + r * 4 + k % 4, static_cast<int>(k / 4), 1}};
+    default:
+      return {{k / 8 * 64 + r * 4 + k % 4, static_cast<int>(k % 8 / 4 * 4), 4},
+              {256 + k / 16 * 64 + r * 4 + k % 4, static_cast<int>(k % 16 / 4 * 2), 2}};
+  }
+}
+
+TEST(TableFormats, EveryCodeScaleAndShiftIsOneProduct) {
+  for (const TableSpec& spec : {kQ3G32, kQ3G16, kQ4G32, kQ4G16, kQ5G32, kQ6G32}) {
+    const BlockFormat& format = FormatOf(spec.id);
+    ASSERT_EQ(format.tile_bytes, spec.tile_bytes());
+    for (const float d : kRowScales) {
+      float side[kTileRows];
+      for (float& scale : side) scale = d;
+      const int group_bytes = 2 << spec.scale_bits;
+      for (int first = 0; first < group_bytes; first += 16) {  // all group bytes, a second group with its own
+        // Two tiles hold all 64 codes of six bits.
+        for (int add = 0; add < spec.n_values(); add += 32) {
+          std::vector<uint8_t> tile(format.tile_bytes, 0);
+          const auto group_of = [&](int r, int k) {
+            return k / spec.group_cols == 0 ? first + r : group_bytes - 1 - first - r;
+          };
+          const auto code_of = [&](int r, int k) { return (k * 3 + r + add) % spec.n_values(); };
+          for (int r = 0; r < kTileRows; ++r) {
+            for (int k = 0; k < kTileCols; ++k) {
+              int code = code_of(r, k);
+              for (const PlacedBits& place : PlacesOf(spec.code_bits, r, k)) {
+                const int bits = (code & ((1 << place.n) - 1)) << place.bit;
+                tile[static_cast<size_t>(place.byte)] |= static_cast<uint8_t>(bits);
+                code >>= place.n;
+              }
+              const size_t group_byte = spec.code_bytes() + static_cast<size_t>(k / spec.group_cols * 16 + r);
+              tile[group_byte] = static_cast<uint8_t>(group_of(r, k));
+            }
+          }
+          DecodedTile out;
+          format.decode_tile(tile.data(), side, &out);
+          for (int r = 0; r < kTileRows; ++r) {
+            for (int k = 0; k < kTileCols; ++k) {
+              const int group = group_of(r, k);
+              const int half = 1 << spec.scale_bits;
+              const int s = group % half - half / 2;
+              const int value = spec.values[code_of(r, k)] + (group >= half ? spec.shift : 0);
+              ASSERT_EQ(Bits(out.w[r][k]), Bits(OneProduct(d, s * value)))
+                  << format.name << ": d " << d << " group byte " << group << " code " << code_of(r, k);
+            }
+          }
         }
       }
     }
   }
 }
 
-TEST(Q4G16, EveryCodeScaleAndShiftIsOneProduct) {
-  for (const float d : kRowScales) {
-    float side[kTileRows];
-    for (float& scale : side) scale = d;
-    for (int first = 0; first < 128; first += 16) {  // all group bytes, the second group with its own
-      Q4G16Tile tile = {};
-      for (int r = 0; r < kTileRows; ++r) {
-        tile.groups[0][r] = static_cast<uint8_t>(first + r);
-        tile.groups[1][r] = static_cast<uint8_t>(127 - first - r);
-        for (int k = 0; k < kTileCols; ++k) SetNibble(tile.codes, r, k, static_cast<uint8_t>((k * 3 + r) % 16));
-      }
-      DecodedTile out;
-      FormatOf(FormatId::kQ4G16).decode_tile(reinterpret_cast<const uint8_t*>(&tile), side, &out);
-      for (int r = 0; r < kTileRows; ++r) {
-        for (int k = 0; k < kTileCols; ++k) {
-          const int group = k < 16 ? first + r : 127 - first - r;
-          const int s = group % 64 - 32;
-          const int value = kQ4Table[(k * 3 + r) % 16] + (group >= 64 ? kQ4Shift : 0);
-          ASSERT_EQ(Bits(out.w[r][k]), Bits(OneProduct(d, s * value)))
-              << "d " << d << " group byte " << group << " code " << (k * 3 + r) % 16;
-        }
-      }
+// Codes in the encoders' order -> planes -> the same codes.
+template <const TableSpec& kSpec>
+void ExpectCodesComeBack() {
+  std::mt19937 rng(5);
+  uint8_t words[kTileElements];
+  for (uint8_t& code : words) code = static_cast<uint8_t>(rng() % static_cast<unsigned>(kSpec.n_values()));
+  TileOf<kSpec> tile = {};
+  PackTableCodes<kSpec>(words, reinterpret_cast<uint8_t*>(&tile));
+  TileOf<kSpec> set = {};
+  for (int64_t r = 0; r < kTileRows; ++r) {
+    for (int64_t k = 0; k < kTileCols; ++k) {
+      const int code = words[k / 4 * 64 + r * 4 + k % 4];
+      EXPECT_EQ(tile.CodeAt(r, k), code) << FormatOf(kSpec.id).name << " row " << r << " column " << k;
+      set.SetCode(r, k, code);
     }
   }
+  EXPECT_EQ(std::memcmp(&tile, &set, sizeof(tile)), 0) << FormatOf(kSpec.id).name;
 }
 
-TEST(Q4Table, IsAscendingAndStaysInt8WithItsShift) {
-  for (int code = 0; code < 16; ++code) {
-    if (code > 0) {
-      EXPECT_GT(kQ4Table[code], kQ4Table[code - 1]) << code;
+TEST(TableFormats, CodesComeBackFromTheirPlanes) {
+  ExpectCodesComeBack<kQ3G32>();
+  ExpectCodesComeBack<kQ4G16>();
+  ExpectCodesComeBack<kQ5G32>();
+  ExpectCodesComeBack<kQ6G32>();
+}
+
+TEST(TableFormats, ValuesAscendOddAndEvenInTurnAndStayInt8WithTheirShift) {
+  for (const TableSpec& spec : {kQ3G32, kQ4G32, kQ5G32, kQ6G32}) {
+    for (int code = 0; code < spec.n_values(); ++code) {
+      const int value = spec.values[code];
+      if (code > 0) {
+        EXPECT_GT(value, spec.values[code - 1]) << spec.code_bits << " bits, code " << code;
+        EXPECT_NE((value + spec.values[code - 1]) % 2, 0) << spec.code_bits << " bits, code " << code;
+      }
+      EXPECT_LE(value + spec.shift, 127) << spec.code_bits << " bits, code " << code;
     }
-    EXPECT_GE(kQ4Table[code] + kQ4Shift, -128) << code;
-    EXPECT_LE(kQ4Table[code] + kQ4Shift, 127) << code;
   }
 }
 

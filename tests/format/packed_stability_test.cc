@@ -6,6 +6,7 @@
 #include "format/block_q4_g16.h"
 #include "format/block_q4_g32.h"
 #include "format/packed_index.h"
+#include "format/value_tables.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/memory_file.h"
 #include "tests/fixtures/small_arch.h"
@@ -45,9 +46,15 @@ TEST(PackedStability, AFileHasTheLowestVersionThatDescribesIt) {
   const std::vector<uint8_t> bytes = SyntheticFileBytes(SmallV3Arch());
   const auto file = ReadPackedIndex(MemoryFile(bytes), "new");
   ASSERT_TRUE(file.ok()) << file.status();
-  EXPECT_EQ(file->header.minor, 1) << "mxfp4, nvfp4 and source_xxh3 came with 1.1";
+  EXPECT_EQ(file->header.minor, 2) << "formats of 3, 5 and 6 bits came with 1.2";
   Manifest manifest = file->manifest;
-  EXPECT_EQ(MinorVersionOf(manifest), 1);
+  EXPECT_EQ(MinorVersionOf(manifest), 2);
+  for (ExtentEntry& extent : *manifest.mutable_extents()) {
+    for (PartEntry& part : *extent.mutable_parts()) {
+      if (absl::StartsWith(part.format(), "q")) part.set_format("mxfp4");
+    }
+  }
+  EXPECT_EQ(MinorVersionOf(manifest), 1) << "mxfp4, nvfp4 and source_xxh3 came with 1.1";
   for (ExtentEntry& extent : *manifest.mutable_extents()) {
     for (PartEntry& part : *extent.mutable_parts()) part.clear_source_xxh3();
   }
@@ -67,9 +74,20 @@ TEST(FormatDocument, SaysTheNumbersOfTheCode) {
   const auto expect_says = [&](const std::string& text) {
     EXPECT_TRUE(absl::StrContains(document, text)) << "docs/format.md does not say: " << text;
   };
-  expect_says(absl::StrCat("table ", absl::StrJoin(kQ4Table, " ")));
-  expect_says(absl::StrCat("(s - ", kQ4G32ScaleBias, ") * (table[code] + ", kQ4Shift, " * b)"));
-  expect_says(absl::StrCat("(s - ", kQ4G16ScaleBias, ") * (table[code] + ", kQ4Shift, " * b)"));
+  // Tables, 16 values a line.
+  const auto expect_table = [&](absl::Span<const int8_t> values) {
+    for (size_t i = 0; i < values.size(); i += 16) {
+      expect_says(absl::StrCat(" ", absl::StrJoin(values.subspan(i, std::min<size_t>(16, values.size() - i)), " ")));
+    }
+  };
+  expect_table(kQ3Table);
+  expect_table(kQ4Table);
+  expect_table(kQ5Table);
+  expect_table(kQ6Table);
+  for (const TableSpec& spec : {kQ4G32, kQ4G16}) {
+    expect_says(absl::StrCat("(s - ", spec.scale_bias(), ") * (table[code] + shift * b)"));
+  }
+  expect_says(absl::StrCat("| shift | ", kQ3Shift, " | ", kQ4Shift, " | ", kQ5Shift, " | ", kQ6Shift, " |"));
   expect_says("is at most 268,435,456");
   EXPECT_EQ(kMaxManifestBytes, 268435456u);
   for (const BlockFormat& format : AllFormats()) {

@@ -101,7 +101,7 @@ TEST(ReadKpkScript, ReadsVolumesLikeTheWholeFile) {
   const ScratchFolder folder;
   const auto schema = ModelSchema::Create(SmallV3Arch());
   ASSERT_TRUE(schema.ok()) << schema.status();
-  WritePlan plan = SyntheticPlan(*schema, EveryFormat(*schema));
+  WritePlan plan = SyntheticPlan(*schema, EveryFormatUpTo(*schema, kFormatsOfVersion11));
   ASSERT_TRUE(WriteSyntheticFile(PosixFileSystem(), folder / "whole.kpk", plan, 7).ok());
   ASSERT_TRUE(CutIntoVolumes(plan, *PackedFileBytes(plan) / 3).ok());
   ASSERT_TRUE(WriteSyntheticFile(PosixFileSystem(), folder / "set.kpk", plan, 7).ok());

@@ -34,7 +34,8 @@ ArchSpec MicroExperts() {
 WritePlan WholePlan(const ArchSpec& arch) {
   const auto schema = ModelSchema::Create(arch);
   EXPECT_TRUE(schema.ok()) << schema.status();
-  return SyntheticPlan(*schema, EveryFormat(*schema));
+  // Of the version that had volumes first.
+  return SyntheticPlan(*schema, EveryFormatUpTo(*schema, kFormatsOfVersion11));
 }
 
 // In `count` volumes of as little as that takes.

@@ -1,0 +1,7 @@
+#include "format/block_q3_g32.h"
+
+namespace kompakt {
+
+constinit const BlockFormat kQ3G32Format = TableFormatRow<kQ3G32>("q3_g32", 2);
+
+}  // namespace kompakt

@@ -1,0 +1,7 @@
+#include "format/block_q6_g32.h"
+
+namespace kompakt {
+
+constinit const BlockFormat kQ6G32Format = TableFormatRow<kQ6G32>("q6_g32", 2);
+
+}  // namespace kompakt
