@@ -433,29 +433,56 @@ absl::StatusOr<std::vector<OutputTensor>> OutputsOfFiles(const ShardSet& shards,
   return outputs;
 }
 
+namespace {
+
+// Lets go of what was read once it is written: the pages of a mapped file count as memory. Rows of an output that are
+// not the tensor's own (scales, packed codes of another shape) are few.
+void DropBehind(const TensorSource& source, const TensorInfo& tensor, OutputTensor* output) {
+  output->read = [&source, tensor, rows = output->rows, read = std::move(output->read)](int64_t begin, int64_t end,
+                                                                                        uint8_t* out) {
+    const absl::Status status = read(begin, end, out);
+    const bool own_rows = rows == tensor.rows;
+    if (!own_rows && end < rows) return status;
+    for (const SourceRange& range : source.Ranges(tensor, own_rows ? begin : 0, own_rows ? end : tensor.rows)) {
+      source.Drop(range);
+    }
+    return status;
+  };
+}
+
+// The tensors that the export of one tensor consists of.
+absl::Status AppendOutputs(const TensorSource& source, const TensorInfo& tensor, ExportDtype dtype,
+                           std::vector<OutputTensor>* outputs) {
+  KOMPAKT_ASSIGN_OR_RETURN(const StoredForm form, source.Form(tensor));
+  const bool keep = tensor.is_vector() && dtype == ExportDtype::kBf16;
+  if (dtype == ExportDtype::kSource && form.upstream_form.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        tensor.Name(), " is kept as ", FormatOf(form.exact_format).name, ", made from ", form.dtype,
+        ": --dtype source can only write what is kept exactly as upstream stored it; use --dtype bf16 or f32"));
+  }
+  if (dtype == ExportDtype::kSource || keep) {
+    StoredForm plain = form;
+    if (keep) plain.upstream_form = "form=plain";
+    return UpstreamWriter(source, tensor, plain).Append(outputs);
+  }
+  std::vector<uint64_t> shape = {AsBytes(tensor.rows), AsBytes(tensor.cols)};
+  if (tensor.is_vector()) shape = {AsBytes(tensor.cols)};
+  outputs->push_back(CastOutput(tensor.Name(), shape, tensor.rows, tensor.cols,
+                                dtype == ExportDtype::kF32 ? Dtype::kF32 : Dtype::kBf16,
+                                [&source, tensor](int64_t begin, int64_t end, absl::Span<float> out) {
+                                  return source.ReadF32(tensor, begin, end, out);
+                                }));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<std::vector<OutputTensor>> OutputsOfSource(const TensorSource& source, ExportDtype dtype) {
   std::vector<OutputTensor> outputs;
   for (const TensorInfo& tensor : source.schema().tensors()) {
-    KOMPAKT_ASSIGN_OR_RETURN(const StoredForm form, source.Form(tensor));
-    const bool keep = tensor.is_vector() && dtype == ExportDtype::kBf16;
-    if (dtype == ExportDtype::kSource && form.upstream_form.empty()) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          tensor.Name(), " is kept as ", FormatOf(form.exact_format).name, ", made from ", form.dtype,
-          ": --dtype source can only write what is kept exactly as upstream stored it; use --dtype bf16 or f32"));
-    }
-    if (dtype == ExportDtype::kSource || keep) {
-      StoredForm plain = form;
-      if (keep) plain.upstream_form = "form=plain";
-      KOMPAKT_RETURN_IF_ERROR(UpstreamWriter(source, tensor, plain).Append(&outputs));
-      continue;
-    }
-    std::vector<uint64_t> shape = {AsBytes(tensor.rows), AsBytes(tensor.cols)};
-    if (tensor.is_vector()) shape = {AsBytes(tensor.cols)};
-    outputs.push_back(CastOutput(tensor.Name(), shape, tensor.rows, tensor.cols,
-                                 dtype == ExportDtype::kF32 ? Dtype::kF32 : Dtype::kBf16,
-                                 [&source, tensor](int64_t begin, int64_t end, absl::Span<float> out) {
-                                   return source.ReadF32(tensor, begin, end, out);
-                                 }));
+    const size_t first = outputs.size();
+    KOMPAKT_RETURN_IF_ERROR(AppendOutputs(source, tensor, dtype, &outputs));
+    for (size_t i = first; i < outputs.size(); ++i) DropBehind(source, tensor, &outputs[i]);
   }
   return outputs;
 }
