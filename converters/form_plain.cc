@@ -33,7 +33,7 @@ class PlainTensor : public StoredTensor {
     form.exact_format = PlainFormat(dtype());
     form.dtype = std::string(InfoOf(dtype()).name);
     form.stored_bytes = static_cast<uint64_t>(rows() * cols()) * ElementBytes(dtype());
-    if (!fused_) form.upstream_form = "form=plain";
+    form.upstream_form = fused_ ? "form=fused" : "form=plain";
     return form;
   }
 

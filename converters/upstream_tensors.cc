@@ -182,7 +182,9 @@ class UpstreamWriter {
   absl::Status Append(std::vector<OutputTensor>* out) {
     const std::string form = text_["form"];
     const BlockFormat& format = FormatOf(format_);
-    if (form == "plain" && format.group_cols == 0 && format.side == SideKind::kNone) return Plain(out);
+    const bool plain = format.group_cols == 0 && format.side == SideKind::kNone;
+    if (form == "plain" && plain) return Plain(out);
+    if (form == "fused" && plain) return Fused(out);
     if (form == "fp8" && format_ == FormatId::kFp8B128) return Fp8(out);
     if (form == "mxfp4" && format_ == FormatId::kMxfp4) return Mxfp4(out);
     if (form == "nvfp4" && format_ == FormatId::kNvfp4) return Nvfp4(out);
@@ -240,10 +242,55 @@ class UpstreamWriter {
 
   std::vector<uint64_t> MatrixDims(int64_t cols) const { return {AsBytes(tensor_.rows), AsBytes(cols)}; }
 
+  Dtype PlainDtype() const {
+    return format_ == FormatId::kBf16 ? Dtype::kBf16 : format_ == FormatId::kF16 ? Dtype::kF16 : Dtype::kF32;
+  }
+
+  // One tensor of all experts of the layer, which the first expert's gate or down projection stands for.
+  absl::Status Fused(std::vector<OutputTensor>* out) const {
+    if (tensor_.expert < 0) return Bad();
+    const bool down = tensor_.role == TensorRole::kExpertDown;
+    std::vector<TensorInfo> parts;
+    const auto add = [&](TensorRole role, int64_t expert) -> absl::Status {
+      const ModelSchema& schema = source_.schema();
+      parts.push_back(schema.tensors()[static_cast<size_t>(schema.Find(role, tensor_.layer, expert))]);
+      KOMPAKT_ASSIGN_OR_RETURN(const StoredForm form, source_.Form(parts.back()));
+      return form.upstream_form == "form=fused" && form.exact_format == format_ ? absl::OkStatus() : Bad();
+    };
+    if (tensor_.expert != 0 || tensor_.role == TensorRole::kExpertUp) {
+      return add(down ? TensorRole::kExpertDown : TensorRole::kExpertGate, 0);  // is there one that stands for it?
+    }
+    const int64_t experts = source_.schema().arch().moe().n_routed_experts();
+    for (int64_t expert = 0; expert < experts; ++expert) {
+      KOMPAKT_RETURN_IF_ERROR(add(tensor_.role, expert));
+      if (!down) KOMPAKT_RETURN_IF_ERROR(add(TensorRole::kExpertUp, expert));
+    }
+    const int64_t part_rows = tensor_.rows;
+    OutputTensor fused;
+    fused.name =
+        absl::StrCat(name_.substr(0, name_.find("experts.0.")), "experts.", down ? "down_proj" : "gate_up_proj");
+    fused.dtype = PlainDtype();
+    fused.rows = static_cast<int64_t>(parts.size()) * part_rows;
+    fused.shape = {AsBytes(experts), AsBytes(fused.rows / experts), AsBytes(tensor_.cols)};
+    fused.row_bytes = AsBytes(tensor_.cols) * ElementBytes(fused.dtype);
+    fused.row_step = part_rows;
+    fused.scratch_row_bytes = AsBytes(tensor_.cols) * 4;
+    fused.read = [&source = source_, parts = std::move(parts), part_rows, row_bytes = fused.row_bytes](
+                     int64_t begin, int64_t end, uint8_t* to) {
+      for (int64_t row = begin; row < end; row += part_rows) {
+        const TensorInfo& part = parts[static_cast<size_t>(row / part_rows)];
+        KOMPAKT_ASSIGN_OR_RETURN(const StoredRows rows, source.ReadStored(part, 0, part_rows));
+        CopyElements(rows, to + AsBytes(row - begin) * row_bytes);
+        for (const SourceRange& range : source.Ranges(part, 0, part_rows)) source.Drop(range);
+      }
+      return absl::OkStatus();
+    };
+    out->push_back(std::move(fused));
+    return absl::OkStatus();
+  }
+
   absl::Status Plain(std::vector<OutputTensor>* out) const {
-    const Dtype dtype = format_ == FormatId::kBf16  ? Dtype::kBf16
-                        : format_ == FormatId::kF16 ? Dtype::kF16
-                                                    : Dtype::kF32;
+    const Dtype dtype = PlainDtype();
     std::vector<uint64_t> shape = MatrixDims(tensor_.cols);
     if (tensor_.is_vector()) shape = {AsBytes(tensor_.cols)};
     out->push_back(Elements(name_, dtype, shape, AsBytes(tensor_.cols) * ElementBytes(dtype), CopyElements));

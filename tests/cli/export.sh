@@ -11,11 +11,44 @@ for config in "$sources"/*.config.json; do
 done
 
 # Lossless and back: names, dtypes, shapes and bytes of every tensor.
-for model in v2lite v2 v3 moonlight glmflash kimi tiny-v3; do
+for model in v2lite v2 v3 v32 glm5 moonlight glmflash kimi tiny-v3; do
   expect 0 "$KOMPAKT" convert "$checkpoints/$model" "$model.kpk" --recipe lossless
   expect 0 "$KOMPAKT" export "$model.kpk" "$model-source" --to safetensors --dtype source
   expect 0 "$PYTHON" "$compare" "$model-source" "$checkpoints/$model" --subset
 done
+
+
+# Experts that lie fused in one tensor are written back so.
+mkdir fused
+cp "$checkpoints/v2lite/config.json" fused
+"$PYTHON" - "$CLI" "$checkpoints/v2lite" <<'TEXT'
+import json, struct, sys
+sys.path.insert(0, sys.argv[1])
+from compare_tensors import tensors
+plain = tensors(sys.argv[2])
+out = {n: t for n, t in plain.items() if ".mlp.experts." not in n}
+layers = sorted({n.split(".mlp.experts.")[0] for n in plain if ".mlp.experts." in n})
+for layer in layers:
+    stem = layer + ".mlp.experts."
+    experts = len([n for n in plain if n.startswith(stem) and n.endswith(".gate_proj.weight")])
+    for name, kinds in (("gate_up_proj", ("gate_proj", "up_proj")), ("down_proj", ("down_proj",))):
+        parts = [plain[f"{stem}{e}.{kind}.weight"] for e in range(experts) for kind in kinds]
+        rows, cols = parts[0][1]
+        out[stem + name] = (parts[0][0], [experts, rows * len(kinds), cols], b"".join(p[2] for p in parts))
+header, at = {}, 0
+for name, (dtype, shape, data) in out.items():
+    header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
+    at += len(data)
+text = json.dumps(header).encode()
+with open("fused/model.safetensors", "wb") as f:
+    f.write(struct.pack("<Q", len(text)) + text + b"".join(t[2] for t in out.values()))
+TEXT
+expect 0 "$KOMPAKT" convert fused fused.kpk --recipe lossless
+expect 0 "$KOMPAKT" verify fused.kpk --source fused
+expect 0 "$KOMPAKT" export fused.kpk fused-source --dtype source --ram 1MiB
+expect 0 "$PYTHON" "$compare" fused-source fused
+expect 0 "$KOMPAKT" export fused.kpk fused-bf16
+expect 0 "$PYTHON" "$compare" fused-bf16 "$checkpoints/v2lite" --subset
 
 # A quantized file gives its values, not its source.
 expect 0 "$KOMPAKT" convert "$checkpoints/tiny-v3" q4.kpk --recipe q4
