@@ -1,11 +1,16 @@
 // What the two FP4 forms share: E2M1 codes [rows, cols / 2], two per byte, low nibble = even column.
 #pragma once
 
+#include <array>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "converters/source_forms.h"
 
 namespace kompakt {
+
+// Companions that say how activations were quantized.
+inline constexpr std::array<absl::string_view, 2> kFp4Ignored = {".input_scale", ".input_global_scale"};
 
 // Rows and columns of a matrix with such codes. kFailedPrecondition when the tensor is no matrix, when the columns are
 // not a multiple of `group`, or when the model calls for another shape.

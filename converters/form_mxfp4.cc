@@ -4,7 +4,6 @@
 //     X.weight_packed U8 [rows, cols / 2]     X.weight_scale  U8      [rows, cols / 32]   compressed-tensors
 //     X.weight        U8 [rows, cols / 2]     X.weight_scale  U8      [rows, cols / 32]   ModelOpt
 #include <algorithm>
-#include <array>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
@@ -119,8 +118,6 @@ bool IsNvfp4(const ModuleRequest& request) {
          (scale && scale.entry->dtype == Dtype::kF8E4M3);
 }
 
-constexpr std::array<absl::string_view, 2> kIgnored = {".input_scale", ".input_global_scale"};
-
 }  // namespace
 
 // An I8 weight is FP4 here: no checkpoint of this family stores INT8 under that name.
@@ -132,7 +129,7 @@ const SourceForm kMxfp4Form = {
           if (codes.entry->dtype == Dtype::kI8) return true;
           return codes.entry->dtype == Dtype::kU8 && !IsNvfp4(request) && request.Find(".weight_scale");
         },
-    .ignored = kIgnored,
+    .ignored = kFp4Ignored,
     .bind =
         [](const ModuleRequest& request, const FoundTensor& codes) {
           return BindWith(request, codes, codes.entry->dtype == Dtype::kI8 ? ".scale" : ".weight_scale");
@@ -144,7 +141,7 @@ const SourceForm kMxfp4PackedForm = {
     .elements = ".weight_packed",
     .recognises = [](const ModuleRequest& request,
                      const FoundTensor& codes) { return codes.entry->dtype == Dtype::kU8 && !IsNvfp4(request); },
-    .ignored = kIgnored,
+    .ignored = kFp4Ignored,
     .bind = [](const ModuleRequest& request,
                const FoundTensor& codes) { return BindWith(request, codes, ".weight_scale"); },
 };

@@ -9,7 +9,6 @@
 //
 // from left to right: the first product is exact, the second operation rounds once. A scale of zero is the producers'
 // way to write a group of zeros.
-#include <array>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -155,8 +154,6 @@ absl::StatusOr<BoundModule> BindWith(const ModuleRequest& request, const FoundTe
   return bound;
 }
 
-constexpr std::array<absl::string_view, 2> kIgnored = {".input_scale", ".input_global_scale"};
-
 bool IsE4m3(const FoundTensor& found) { return found && found.entry->dtype == Dtype::kF8E4M3; }
 
 }  // namespace
@@ -169,7 +166,7 @@ const SourceForm kNvfp4Form = {
           return codes.entry->dtype == Dtype::kU8 &&
                  (request.Find(".weight_scale_2") || IsE4m3(request.Find(".weight_scale")));
         },
-    .ignored = kIgnored,
+    .ignored = kFp4Ignored,
     .bind = [](const ModuleRequest& request,
                const FoundTensor& codes) { return BindWith(request, codes, ".weight_scale_2", false); },
 };
@@ -182,7 +179,7 @@ const SourceForm kNvfp4PackedForm = {
           return codes.entry->dtype == Dtype::kU8 &&
                  (request.Find(".weight_global_scale") || IsE4m3(request.Find(".weight_scale")));
         },
-    .ignored = kIgnored,
+    .ignored = kFp4Ignored,
     .bind = [](const ModuleRequest& request,
                const FoundTensor& codes) { return BindWith(request, codes, ".weight_global_scale", true); },
 };

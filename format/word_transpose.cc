@@ -37,45 +37,41 @@ inline void TransposeBlock(const uint8_t* in, int64_t in_stride, uint8_t* out, i
   StoreFour(__builtin_shufflevector(ac_high, bd_high, 2, 6, 3, 7), out + 3 * out_stride);
 }
 
-}  // namespace
-
-void TransposeWords(const uint8_t* rows, int64_t stride_bytes, int64_t n_rows, int64_t n_words, uint8_t* out) {
+// Calls block(row, word) for every 4 x 4 words, in the order above, and one(row, word) for what is left at the edges.
+template <typename Block, typename One>
+inline void ForEach(int64_t n_rows, int64_t n_words, const Block& block, const One& one) {
   const int64_t whole_rows = n_rows / 4 * 4;
   const int64_t whole_words = n_words / 4 * 4;
-  if (n_rows < kTileRows) std::memset(out, 0, static_cast<size_t>(n_words * kLineBytes));
   for (int64_t line = 0; line < whole_words; line += kLineWords) {
     const int64_t end = std::min(whole_words, line + kLineWords);
     for (int64_t r = 0; r < whole_rows; r += 4) {
-      for (int64_t k = line; k < end; k += 4) {
-        TransposeBlock(rows + r * stride_bytes + k * kWordBytes, stride_bytes, out + k * kLineBytes + r * kWordBytes,
-                       kLineBytes);
-      }
+      for (int64_t k = line; k < end; k += 4) block(r, k);
     }
   }
   for (int64_t k = 0; k < n_words; ++k) {
-    for (int64_t r = k < whole_words ? whole_rows : 0; r < n_rows; ++r) {
-      std::memcpy(out + k * kLineBytes + r * kWordBytes, rows + r * stride_bytes + k * kWordBytes, kWordBytes);
-    }
+    for (int64_t r = k < whole_words ? whole_rows : 0; r < n_rows; ++r) one(r, k);
   }
 }
 
+}  // namespace
+
+void TransposeWords(const uint8_t* rows, int64_t stride_bytes, int64_t n_rows, int64_t n_words, uint8_t* out) {
+  if (n_rows < kTileRows) std::memset(out, 0, static_cast<size_t>(n_words * kLineBytes));
+  const auto in_rows = [&](int64_t r, int64_t k) { return rows + r * stride_bytes + k * kWordBytes; };
+  const auto in_words = [&](int64_t r, int64_t k) { return out + k * kLineBytes + r * kWordBytes; };
+  ForEach(
+      n_rows, n_words,
+      [&](int64_t r, int64_t k) { TransposeBlock(in_rows(r, k), stride_bytes, in_words(r, k), kLineBytes); },
+      [&](int64_t r, int64_t k) { std::memcpy(in_words(r, k), in_rows(r, k), kWordBytes); });
+}
+
 void TransposeWordsBack(const uint8_t* words, int64_t n_words, int64_t n_rows, int64_t stride_bytes, uint8_t* rows) {
-  const int64_t whole_rows = n_rows / 4 * 4;
-  const int64_t whole_words = n_words / 4 * 4;
-  for (int64_t line = 0; line < whole_words; line += kLineWords) {
-    const int64_t end = std::min(whole_words, line + kLineWords);
-    for (int64_t r = 0; r < whole_rows; r += 4) {
-      for (int64_t k = line; k < end; k += 4) {
-        TransposeBlock(words + k * kLineBytes + r * kWordBytes, kLineBytes, rows + r * stride_bytes + k * kWordBytes,
-                       stride_bytes);
-      }
-    }
-  }
-  for (int64_t k = 0; k < n_words; ++k) {
-    for (int64_t r = k < whole_words ? whole_rows : 0; r < n_rows; ++r) {
-      std::memcpy(rows + r * stride_bytes + k * kWordBytes, words + k * kLineBytes + r * kWordBytes, kWordBytes);
-    }
-  }
+  const auto in_rows = [&](int64_t r, int64_t k) { return rows + r * stride_bytes + k * kWordBytes; };
+  const auto in_words = [&](int64_t r, int64_t k) { return words + k * kLineBytes + r * kWordBytes; };
+  ForEach(
+      n_rows, n_words,
+      [&](int64_t r, int64_t k) { TransposeBlock(in_words(r, k), kLineBytes, in_rows(r, k), stride_bytes); },
+      [&](int64_t r, int64_t k) { std::memcpy(in_rows(r, k), in_words(r, k), kWordBytes); });
 }
 
 }  // namespace kompakt

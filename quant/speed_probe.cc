@@ -24,7 +24,6 @@ struct Kind {
   std::vector<size_t> tensors;
   int64_t weights = 0;
   int64_t probed_weights = 0;
-  double seconds = 0;
 };
 
 absl::StatusOr<double> EncodeSeconds(const TensorSource& source, const ConversionPlan& plan) {
@@ -55,15 +54,13 @@ absl::StatusOr<double> EncodeSeconds(const TensorSource& source, const Conversio
         kind.probed_weights += std::min(kBandRows, tensor.rows - b * kBandRows) * tensor.cols;
       }
     }
-    kind.seconds = SecondsSince(start);
-    seconds += kind.seconds * static_cast<double>(kind.weights) / static_cast<double>(kind.probed_weights);
+    seconds += SecondsSince(start) * static_cast<double>(kind.weights) / static_cast<double>(kind.probed_weights);
   }
   return seconds;
 }
 
 absl::StatusOr<double> WriteRate(const std::string& path, FileSystem& fs) {
-  const bool existed = fs.Exists(path);
-  if (existed) return absl::AlreadyExistsError(absl::StrCat(path, " is in the way of a speed probe"));
+  if (fs.Exists(path)) return absl::AlreadyExistsError(absl::StrCat(path, " is in the way of a speed probe"));
   const std::vector<uint8_t> bytes(kWriteBytes, 0x5a);
   uint64_t written = 0;
   absl::Status status;
