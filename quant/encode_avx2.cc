@@ -22,6 +22,7 @@ constexpr int kLaneBytes = 32;
 #include "quant/row_pass.h"
 #include "quant/table_search.h"
 #include "quant/linear_search.h"
+#include "quant/feedback_sweep.h"
 // clang-format on
 }  // namespace
 }  // namespace kompakt
@@ -30,8 +31,12 @@ KOMPAKT_END_REGION
 namespace kompakt {
 
 extern const EncoderSet kAvx2Encoders;
-const EncoderSet kAvx2Encoders = {"avx2", [] { return __builtin_cpu_supports("avx2") != 0; }, EncodeTable,
-                                  EncodeLinear};
+const EncoderSet kAvx2Encoders = {"avx2",
+                                  [] { return __builtin_cpu_supports("avx2") != 0; },
+                                  EncodeTable,
+                                  EncodeLinear,
+                                  EncodeTableWithFeedback,
+                                  FactorMoments};
 
 }  // namespace kompakt
 

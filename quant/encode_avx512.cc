@@ -20,6 +20,7 @@ constexpr int kLaneBytes = 64;
 #include "quant/row_pass.h"
 #include "quant/table_search.h"
 #include "quant/linear_search.h"
+#include "quant/feedback_sweep.h"
 // clang-format on
 }  // namespace
 }  // namespace kompakt
@@ -35,7 +36,10 @@ const EncoderSet kAvx512Encoders = {"avx512",
                                              __builtin_cpu_supports("avx512vbmi") &&
                                              __builtin_cpu_supports("avx512vnni");
                                     },
-                                    EncodeTable, EncodeLinear};
+                                    EncodeTable,
+                                    EncodeLinear,
+                                    EncodeTableWithFeedback,
+                                    FactorMoments};
 
 }  // namespace kompakt
 

@@ -15,6 +15,7 @@ constexpr int kLaneBytes = 16;
 #include "quant/row_pass.h"
 #include "quant/table_search.h"
 #include "quant/linear_search.h"
+#include "quant/feedback_sweep.h"
 // clang-format on
 }  // namespace
 }  // namespace kompakt
@@ -22,6 +23,7 @@ constexpr int kLaneBytes = 16;
 namespace kompakt {
 
 extern const EncoderSet kPortableEncoders;
-const EncoderSet kPortableEncoders = {"portable", [] { return true; }, EncodeTable, EncodeLinear};
+const EncoderSet kPortableEncoders = {"portable",   [] { return true; },     EncodeTable,
+                                      EncodeLinear, EncodeTableWithFeedback, FactorMoments};
 
 }  // namespace kompakt

@@ -21,6 +21,7 @@ constexpr int kLaneBytes = 16;
 #include "quant/row_pass.h"
 #include "quant/table_search.h"
 #include "quant/linear_search.h"
+#include "quant/feedback_sweep.h"
 // clang-format on
 }  // namespace
 }  // namespace kompakt
@@ -28,7 +29,8 @@ constexpr int kLaneBytes = 16;
 namespace kompakt {
 
 extern const EncoderSet kSse2Encoders;
-const EncoderSet kSse2Encoders = {"sse2", [] { return true; }, EncodeTable, EncodeLinear};
+const EncoderSet kSse2Encoders = {"sse2",       [] { return true; },     EncodeTable,
+                                  EncodeLinear, EncodeTableWithFeedback, FactorMoments};
 
 }  // namespace kompakt
 

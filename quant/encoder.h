@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "format/block_format.h"
@@ -22,8 +23,9 @@ struct RowTile {
   const float* values = nullptr;  // [n_rows, cols], row-major
   int64_t n_rows = 0;             // 1..16; the last row tile of a matrix may be short
   int64_t cols = 0;
-  // How much a squared error in each column counts: [cols], finite, >= 0, any scale. Empty: all columns alike. Values
-  // below 2^-20 of the largest count as that.
+  // What squared errors in each column count: [cols], finite, >= 0, any scale; mean x^2 of the inputs. The error of a
+  // weight w is weighted by importance x sqrt(mean square of its row + w^2). Empty, or all alike: every error counts
+  // the same. Values below 2^-20 of the largest count as that.
   absl::Span<const float> importance;
 };
 
@@ -46,7 +48,7 @@ class ScratchBuffer {
 
 // Working memory, kept from tile to tile. Belongs to one thread.
 struct EncoderScratch {
-  ScratchBuffer lanes, importance, quads, groups, codes, values;
+  ScratchBuffer lanes, importance, quads, groups, codes, values, kept, feedback, moments;
 };
 
 // Error of encoded rows against the source, from the decoded values. Sums are F32 within 128 columns of a row, then
@@ -79,6 +81,10 @@ struct Encoder {
 absl::Span<const Encoder> AllEncoders();
 // Null for the formats that no encoder makes: the upstream forms fp8_b128, int4_g32, mxfp4 and nvfp4.
 const Encoder* FindEncoder(FormatId format);
+
+// What EncodeRowTile checks around an encoder; `encode` as Encoder::encode.
+absl::Status EncodeRowTileBy(absl::FunctionRef<bool(TileError*)> encode, FormatId format, const RowTile& in,
+                             absl::Span<uint8_t> tiles, absl::Span<float> row_scales, TileError* error);
 
 // The checked way in. kInvalidArgument for sizes that do not fit together or a format without encoder; kDataLoss naming
 // row and column of a value (or the column of an importance) that is not finite, or negative.

@@ -3,14 +3,15 @@
 //
 // One source file per set (encode_avx512.cc and so on) includes the bodies in a region where the compiler may use that
 // set (target_region.h): lanes.h, a quads_*.h, row_pass.h, then one search per format family (table_search.h,
-// linear_search.h). Nothing of the standard library is instantiated in such a region, so no code of a set can leak into
-// a function that others call.
+// linear_search.h), then feedback_sweep.h. Nothing of the standard library is instantiated in such a region, so no code
+// of a set can leak into a function that others call.
 #pragma once
 
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "quant/code_table.h"
 #include "quant/encoder.h"
+#include "quant/feedback_view.h"
 
 namespace kompakt {
 
@@ -22,6 +23,12 @@ struct EncoderSet {
                 uint8_t* tiles, float* row_scales, TileError* error);
   bool (*linear)(const LinearFormat& format, SearchEffort effort, const RowTile& in, EncoderScratch& scratch,
                  uint8_t* tiles, float* row_scales, TileError* error);
+  // As `table`, with error feedback (error_feedback.h).
+  bool (*table_with_feedback)(const TableFormat& format, SearchEffort effort, const RowTile& in,
+                              const FeedbackView& view, EncoderScratch& scratch, uint8_t* tiles, float* row_scales,
+                              TileError* error);
+  // False when a column has no positive d: work.failed_at.
+  bool (*factor)(FactorWork& work);
 };
 
 // Those that this machine can run, the fastest last.

@@ -44,9 +44,20 @@ const Encoder* FindEncoder(FormatId format) {
 
 absl::Status EncodeRowTile(FormatId format, SearchEffort effort, const RowTile& in, EncoderScratch& scratch,
                            absl::Span<uint8_t> tiles, absl::Span<float> row_scales, TileError* error) {
-  const BlockFormat& row = FormatOf(format);
   const Encoder* encoder = FindEncoder(format);
-  if (encoder == nullptr) return UsageError("nothing encodes into ", row.name, ": it only holds upstream codes");
+  if (encoder == nullptr) {
+    return UsageError("nothing encodes into ", FormatOf(format).name, ": it only holds upstream codes");
+  }
+  return EncodeRowTileBy(
+      [&](TileError* sums) {
+        return encoder->encode(BestEncoderSet(), effort, in, scratch, tiles.data(), row_scales.data(), sums);
+      },
+      format, in, tiles, row_scales, error);
+}
+
+absl::Status EncodeRowTileBy(absl::FunctionRef<bool(TileError*)> encode, FormatId format, const RowTile& in,
+                             absl::Span<uint8_t> tiles, absl::Span<float> row_scales, TileError* error) {
+  const BlockFormat& row = FormatOf(format);
   if (in.values == nullptr || in.n_rows < 1 || in.n_rows > kTileRows || in.cols < 1) {
     return UsageError("a row tile has 1 to ", kTileRows, " rows and at least 1 column, got ", in.n_rows, " x ",
                       in.cols);
@@ -68,8 +79,7 @@ absl::Status EncodeRowTile(FormatId format, SearchEffort effort, const RowTile& 
     }
   }
   TileError ignored;
-  if (!encoder->encode(BestEncoderSet(), effort, in, scratch, tiles.data(), row_scales.data(),
-                       error == nullptr ? &ignored : error)) {
+  if (!encode(error == nullptr ? &ignored : error)) {
     const int64_t i = FirstNotFinite(in.values, in.n_rows * in.cols);
     return CorruptError("row ", i / in.cols, ", column ", i % in.cols,
                         " of the row tile: expected a finite value, found ", in.values[i]);

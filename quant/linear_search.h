@@ -67,7 +67,7 @@ KOMPAKT_INLINE void ErrorOfSteps(const Group& group, const F& to_units, const F*
     for (int k = 0; k < 4 * group.quads; ++k) {
       const F y = Load(group.x + k * 16) * inverse;
       const F difference = y - Round(Max(Min(y, Splat(kMostCode)), Splat(kLeastCode)));
-      sum = sum + difference * difference * group.h[k];
+      sum = sum + difference * difference * Load(group.h + k * 16);
     }
     error[i] = t[i] * t[i] * sum;
   }
@@ -112,11 +112,8 @@ KOMPAKT_INLINE void AssignLinear(const LinearFormat& format, const RowWork& work
   int32_t in_matrix[16];
   for (int r = 0; r < 16; ++r) in_matrix[r] = r < work.n_rows ? -1 : 0;
   const I rows = Load(in_matrix);
-  GroupBias group_bias;
-  Products products;
-  MakeBias(group.u, group.h == nullptr ? group.quads : 0, &group_bias);
-  Clear(&products);
-  WeightedSums sums = {zero, zero};
+  GroupSums sums;
+  StartSums(group, &sums);
   for (int i = 0; i < group.quads; ++i) {
     const float* x = group.x + i * 64;
     const I values =
@@ -124,20 +121,9 @@ KOMPAKT_INLINE void AssignLinear(const LinearFormat& format, const RowWork& work
     const I mask = rows & ColumnMask(work, group.quad + i);
     Store(AddBytes(values, bias) & mask, reinterpret_cast<int32_t*>(work.codes + (group.quad + i) * 64));
     Store(values, reinterpret_cast<int32_t*>(work.values + (group.quad + i) * 64));
-    if (group.h == nullptr) {
-      AddProducts(group.u[i], values, &products);
-    } else {
-      AddWeighted(group, i, to_units, values, &sums);
-    }
+    AddToSums(group, i, to_units, values, &sums);
   }
-  *uq = sums.uq;
-  *qq = sums.qq;
-  if (group.h == nullptr) {
-    I sum_uq, sum_qq;
-    Sums(products, group_bias, &sum_uq, &sum_qq);
-    *uq = ToFloat(sum_uq);
-    *qq = ToFloat(sum_qq);
-  }
+  FinishSums(group, sums, uq, qq);
 }
 
 KOMPAKT_INLINE void FirstLinearRowScale(const LinearFormat& format, int largest_integer, RowWork& work) {
@@ -176,12 +162,9 @@ KOMPAKT_INLINE void AdjustLinear(const LinearFormat& format, const LinearSearch&
   FitRows(xi, ii, largest_integer, &work);
 }
 
-bool EncodeLinear(const LinearFormat& format, SearchEffort effort, const RowTile& in, EncoderScratch& scratch,
-                  uint8_t* tiles, float* row_scales, TileError* error) {
-  const LinearSearch& search = kLinearSearches[static_cast<int>(effort)];
+// All passes: group scales, codes and row scales of the tile, for the weights that work.h has. One copy: it is long.
+__attribute__((noinline)) void SearchLinear(const LinearFormat& format, const LinearSearch& search, RowWork& work) {
   const int largest_integer = format.most_scale * 128;
-  RowWork work = MakeRowWork(in, format.group_cols, kLinearFields, scratch);
-  if (!ScaleRows(work)) return false;
   for (int64_t g = 0; g < work.groups; ++g) {
     Group group;
     FindGroup(work, g, &group);
@@ -190,6 +173,25 @@ bool EncodeLinear(const LinearFormat& format, SearchEffort effort, const RowTile
   FirstLinearRowScale(format, largest_integer, work);
   AdjustLinear<true>(format, search, largest_integer, work);
   for (int i = 0; i < search.refinements; ++i) AdjustLinear<false>(format, search, largest_integer, work);
+}
+
+bool EncodeLinear(const LinearFormat& format, SearchEffort effort, const RowTile& in, EncoderScratch& scratch,
+                  uint8_t* tiles, float* row_scales, TileError* error) {
+  const LinearSearch& search = kLinearSearches[static_cast<int>(effort)];
+  RowWork work = MakeRowWork(in, format.group_cols, kLinearFields, scratch);
+  if (!ScaleRows(work)) return false;
+  SearchLinear(format, search, work);
+  if (work.importance != nullptr) {
+    // By weights as well; each row keeps what has the smaller weighted error.
+    RowResult plain;
+    PlaceResult(work, kLinearScale, 1, kLinearFields, &scratch.kept, &plain);
+    KeepResult(work, &plain);
+    WeighElements(work);
+    const float* scales = work.groups_state + kLinearScale * 16;
+    const F plain_error = WeightedError(work, work.h, scales, kLinearFields * 16);
+    SearchLinear(format, search, work);
+    RestoreRows(plain, Less(plain_error, WeightedError(work, work.h, scales, kLinearFields * 16)), work);
+  }
   for (int64_t g = 0; g < work.groups; ++g, tiles += format.tile_bytes) {
     format.write_codes(work.codes + g * kTileElements, tiles);
     const float* s = work.groups_state + (g * kLinearFields + kLinearScale) * 16;

@@ -11,6 +11,9 @@ struct Quad {
 // The masked forms of some intrinsics, because GCC 12 warns about the undefined operand of the others.
 KOMPAKT_INLINE __m512i Bits(const I& a) { return reinterpret_cast<__m512i>(a.p[0]); }
 KOMPAKT_INLINE I Lane(const __m512i& a) { return {{reinterpret_cast<I::Part>(a)}}; }
+KOMPAKT_INLINE F SquareRoot(const F& a) {
+  return {{reinterpret_cast<F::Part>(_mm512_maskz_sqrt_ps(0xffff, reinterpret_cast<__m512>(a.p[0])))}};
+}
 KOMPAKT_INLINE __m512i Integers(const F& a) {
   return _mm512_maskz_cvtps_epi32(0xffff, reinterpret_cast<__m512>(a.p[0]));
 }

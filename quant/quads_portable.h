@@ -12,6 +12,13 @@ struct Quad {
   int16_t v[16][4];
 };
 
+KOMPAKT_INLINE F SquareRoot(const F& a) {
+  float lanes[16];
+  Store(a, lanes);
+  for (float& v : lanes) v = __builtin_sqrtf(v);
+  return Load(lanes);
+}
+
 KOMPAKT_INLINE int8_t SaturatedByte(int value) {
   return static_cast<int8_t>(value < -128 ? -128 : value > 127 ? 127 : value);
 }

@@ -5,6 +5,13 @@ using R = __m128i;
 
 KOMPAKT_INLINE R Bits(const I::Part& a) { return reinterpret_cast<R>(a); }
 KOMPAKT_INLINE I::Part Part(const R& a) { return reinterpret_cast<I::Part>(a); }
+KOMPAKT_INLINE F SquareRoot(const F& a) {
+  F out;
+  for (int i = 0; i < kParts; ++i) {
+    out.p[i] = reinterpret_cast<F::Part>(_mm_sqrt_ps(reinterpret_cast<__m128>(a.p[i])));
+  }
+  return out;
+}
 KOMPAKT_INLINE I Integers(const F& v) {
   I out;
   for (int i = 0; i < kParts; ++i) out.p[i] = Part(_mm_cvtps_epi32(reinterpret_cast<__m128>(v.p[i])));

@@ -41,13 +41,14 @@ RowWork MakeRowWork(const RowTile& in, int64_t group_cols, int64_t group_fields,
   const auto [least, most] = std::minmax_element(in.importance.begin(), in.importance.end());
   if (!in.importance.empty() && *least < *most) {
     const float largest = *most;
-    float* h = scratch.importance.Get<float>(padded);
+    // Behind it the place for the weights of single elements.
+    float* h = scratch.importance.Get<float>(padded * (1 + lanes));
     const double scale = std::ldexp(1.0, -std::ilogb(largest));
     for (size_t c = 0; c < in.importance.size(); ++c) {
       h[c] = std::max(static_cast<float>(static_cast<double>(in.importance[c]) * scale), 0x1p-20f);
     }
     std::fill(h + in.cols, h + work.padded_cols, 0.0f);
-    work.h = h;
+    work.importance = h;
   }
   return work;
 }

@@ -26,8 +26,10 @@ struct RowWork {
   // exact and keeps squares away from overflow and underflow; an element 2^-126 below its row's largest may lose bits,
   // which no format here could hold. Zero in padding.
   float* x = nullptr;
-  const float* h = nullptr;  // [padded_cols] importance, its largest value in [1, 2), 0 in padding; null: all alike
-  uint8_t* quads = nullptr;  // [padded_cols / 4][128]: the columns of a group in 1/32767 of its largest magnitude
+  const float* importance = nullptr;  // [padded_cols] of columns, largest in [1, 2), 0 in padding; null: all alike
+  // [padded_cols][16] what the squared error of a weight counts, 0 in padding; null: all alike.
+  const float* h = nullptr;
+  uint8_t* quads = nullptr;       // [padded_cols / 4][128]: the columns of a group in 1/32767 of its largest magnitude
   float* groups_state = nullptr;  // [groups][fields][16], as the search of a format family says
   uint8_t* codes = nullptr;       // [padded_cols / 4][row][4]
   int8_t* values = nullptr;       // the same order: code value and shift, what the group scale multiplies

@@ -306,11 +306,8 @@ KOMPAKT_INLINE void AssignCodes(const TableFormat& format, const NearestTable& n
   // Bounded so that the integers cannot overflow; what is past the table's ends stays there.
   const F bound = to_units * (30000.0f / kUnits);
   const F inverse = Max(Min(Select(some, Splat(1.0f) / (row_scale * s), zero), bound), zero - bound);
-  GroupBias bias;
-  Products products;
-  MakeBias(group.u, group.h == nullptr ? group.quads : 0, &bias);
-  Clear(&products);
-  WeightedSums sums = {zero, zero};
+  GroupSums sums;
+  StartSums(group, &sums);
   for (int i = 0; i < group.quads; ++i) {
     const float* x = group.x + i * 64;
     const I y = SubtractBytes(
@@ -319,20 +316,9 @@ KOMPAKT_INLINE void AssignCodes(const TableFormat& format, const NearestTable& n
     const I values = AddBytes(Nearest(nearest, *format.table, y), shift) & mask;
     Store(CodeOf(nearest, *format.table, y) & mask, reinterpret_cast<int32_t*>(work.codes + (group.quad + i) * 64));
     Store(values, reinterpret_cast<int32_t*>(work.values + (group.quad + i) * 64));
-    if (group.h == nullptr) {
-      AddProducts(group.u[i], values, &products);
-    } else {
-      AddWeighted(group, i, to_units, values, &sums);
-    }
+    AddToSums(group, i, to_units, values, &sums);
   }
-  *uq = sums.uq;
-  *qq = sums.qq;
-  if (group.h == nullptr) {
-    I sum_uq, sum_qq;
-    Sums(products, bias, &sum_uq, &sum_qq);
-    *uq = ToFloat(sum_uq);
-    *qq = ToFloat(sum_qq);
-  }
+  FinishSums(group, sums, uq, qq);
 }
 
 // One pass over the groups of a row tile: their scales, or at last their codes; then the row scale for them.
@@ -384,12 +370,9 @@ void WriteTableTiles(const TableFormat& format, const RowWork& work, uint8_t* ti
   }
 }
 
-bool EncodeTable(const TableFormat& format, SearchEffort effort, const RowTile& in, EncoderScratch& scratch,
-                 uint8_t* tiles, float* row_scales, TileError* error) {
-  const TableSearch& search = kTableSearches[format.spec->code_bits - kFewestCodeBits][static_cast<int>(effort)];
-  RowWork work = MakeRowWork(in, format.spec->group_cols, kTableFields, scratch);
-  if (!ScaleRows(work)) return false;
-  const NearestTable nearest(*format.table);
+// All passes: group scales, codes and row scales of the tile, for the weights that work.h has. One copy: it is long.
+__attribute__((noinline)) void SearchTable(const TableFormat& format, const TableSearch& search,
+                                           const NearestTable& nearest, RowWork& work) {
   for (int64_t g = 0; g < work.groups; ++g) {
     Group group;
     FindGroup(work, g, &group);
@@ -399,6 +382,36 @@ bool EncodeTable(const TableFormat& format, SearchEffort effort, const RowTile& 
   AdjustRows<TablePass::kChoose>(format, search, nearest, work);
   for (int i = 0; i < search.refinements; ++i) AdjustRows<TablePass::kRefine>(format, search, nearest, work);
   AdjustRows<TablePass::kAssign>(format, search, nearest, work);
+}
+// With importance: the search by weights, and without; each row keeps what has the smaller weighted error.
+void SearchWeighted(const TableFormat& format, const TableSearch& search, const NearestTable& nearest,
+                    EncoderScratch& scratch, RowWork& work) {
+  RowResult plain;
+  PlaceResult(work, kScale, 2, kTableFields, &scratch.kept, &plain);
+  SearchTable(format, search, nearest, work);
+  KeepResult(work, &plain);
+  WeighElements(work);
+  const F plain_error = WeightedError(work, work.h, work.groups_state + kScale * 16, kTableFields * 16);
+  SearchTable(format, search, nearest, work);
+  const F error = WeightedError(work, work.h, work.groups_state + kScale * 16, kTableFields * 16);
+  RestoreRows(plain, Less(plain_error, error), work);
+}
+
+const TableSearch& TableSearchOf(const TableFormat& format, SearchEffort effort) {
+  return kTableSearches[format.spec->code_bits - kFewestCodeBits][static_cast<int>(effort)];
+}
+
+bool EncodeTable(const TableFormat& format, SearchEffort effort, const RowTile& in, EncoderScratch& scratch,
+                 uint8_t* tiles, float* row_scales, TileError* error) {
+  const TableSearch& search = TableSearchOf(format, effort);
+  RowWork work = MakeRowWork(in, format.spec->group_cols, kTableFields, scratch);
+  if (!ScaleRows(work)) return false;
+  const NearestTable nearest(*format.table);
+  if (work.importance == nullptr) {
+    SearchTable(format, search, nearest, work);
+  } else {
+    SearchWeighted(format, search, nearest, scratch, work);
+  }
   WriteTableTiles(format, work, tiles);
   for (int64_t row = 0; row < kTileRows; ++row) row_scales[row] = row < work.n_rows ? work.scale[row].stored : 0;
   MeasureError(work, work.groups_state + kScale * 16, kTableFields * 16, error);

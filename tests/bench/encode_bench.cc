@@ -9,6 +9,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
@@ -20,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "quant/encoder.h"
 #include "quant/encoder_set.h"
+#include "quant/error_feedback.h"
 
 namespace kompakt {
 namespace {
@@ -81,6 +83,54 @@ std::vector<Case> EncoderCases(const std::vector<float>& weights, EncoderScratch
   return cases;
 }
 
+// Second moments of channels that differ in size and resemble their neighbours.
+std::vector<float> Moments() {
+  std::vector<float> h;
+  for (int64_t i = 0; i < kCols; ++i) {
+    for (int64_t j = 0; j < kCols; ++j) {
+      const auto size = [](int64_t c) { return 1 + static_cast<double>(c * 37 % 101) / 50; };
+      h.push_back(static_cast<float>(size(i) * size(j) * std::pow(0.95, std::abs(static_cast<double>(i - j)))));
+    }
+  }
+  return h;
+}
+
+// With the importance of the columns, and with error feedback; of the best set, as EncodeRowTile takes it.
+std::vector<Case> CalibratedCases(const std::vector<float>& weights, const std::vector<float>& moments,
+                                  const FeedbackFactor& factor, EncoderScratch* scratch, std::vector<uint8_t>* tiles) {
+  std::vector<Case> cases;
+  const auto n = static_cast<double>(weights.size());
+  for (const Encoder& encoder : AllEncoders()) {
+    const BlockFormat& format = FormatOf(encoder.format);
+    if (format.exact) continue;
+    for (const bool feedback : {false, true}) {
+      if (feedback && format.id == FormatId::kQ8G32) continue;
+      for (const SearchEffort effort : {SearchEffort::kFast, SearchEffort::kDefault, SearchEffort::kBest}) {
+        const std::string name =
+            absl::StrCat(format.name, " ", EffortName(effort), feedback ? " feedback" : " weighted");
+        cases.push_back({name, n, [id = format.id, effort, feedback, &weights, &factor, scratch, tiles] {
+                           const int64_t rows = static_cast<int64_t>(weights.size()) / kCols;
+                           const absl::Span<uint8_t> out = absl::MakeSpan(*tiles).first(
+                               static_cast<size_t>(kCols / kTileCols) * FormatOf(id).tile_bytes);
+                           for (int64_t row = 0; row + kTileRows <= rows; row += kTileRows) {
+                             const RowTile in = {weights.data() + row * kCols, kTileRows, kCols, factor.diagonal()};
+                             float scales[kTileRows];
+                             const absl::Status done =
+                                 feedback
+                                     ? EncodeRowTileWithFeedback(id, effort, in, factor, *scratch, out,
+                                                                 absl::MakeSpan(scales), nullptr)
+                                     : EncodeRowTile(id, effort, in, *scratch, out, absl::MakeSpan(scales), nullptr);
+                             sink += done.ok() ? (*tiles)[0] : 0;
+                           }
+                         }});
+      }
+    }
+  }
+  cases.push_back({absl::StrCat("factors of ", kCols, " columns"), static_cast<double>(kCols) * kCols * kCols / 6,
+                   [&moments] { sink += FeedbackFactor::Create(moments, kCols).ok() ? 1 : 0; }});
+  return cases;
+}
+
 std::vector<Case> PackCases(int64_t rows, std::vector<StoredRows>* sources, std::vector<uint8_t>* tiles) {
   std::mt19937_64 rng(1);
   for (const BlockFormat& format : AllFormats()) {
@@ -126,9 +176,12 @@ void Run(bool smoke) {
 
   std::vector<Case> probes = {MemoryProbe(memory)};
   std::vector<Case> encoders = EncoderCases(weights, &scratch, &tiles);
+  const std::vector<float> moments = Moments();
+  const FeedbackFactor factor = FeedbackFactor::Create(moments, kCols).value();
+  std::vector<Case> calibrated = CalibratedCases(weights, moments, factor, &scratch, &tiles);
   std::vector<Case> packs = PackCases(rows, &sources, &tiles);
   for (int round = 0; round < rounds; ++round) {
-    for (std::vector<Case>* group : {&probes, &encoders, &packs}) {
+    for (std::vector<Case>* group : {&probes, &encoders, &calibrated, &packs}) {
       for (Case& c : *group) {
         // Twice: the first one finds what the case before left in the caches.
         for (int i = 0; i < 2; ++i) c.best_seconds = std::min(c.best_seconds, Seconds(c.run));
@@ -142,6 +195,7 @@ void Run(bool smoke) {
   };
   print(probes, 1e9, "GB/s");
   print(encoders, 1e6, "M weights/s");
+  print(calibrated, 1e6, "M weights/s (factors: M products/s)");
   print(packs, 1e9, "GB/s of packed bytes");
 }
 

@@ -372,12 +372,12 @@ TEST(Encoder, BytesAreTheSameOnEveryMachineAndCompiler) {
   }
   EXPECT_THAT(found,
               testing::ElementsAreArray(
-                  {"f8600df453e448f8", "dc0f1ddc0ce23f22", "b02e2eecc0653ee",  "dc3e163eea4cea51", "d75d962f0467bdec",
-                   "7e842ab244b764ad", "743a2dcbe1e8448e", "5e2eafd6eee54fb7", "11b81f6b1d76d022", "164820892783beed",
-                   "e886b9a89fab6d9a", "66497b4fb050c797", "ff18e6900aa2ac09", "45a815ff87f47591", "a219bbb426065a3b",
-                   "c7f2a77d19298cf1", "29ba4a4ee9f3ec08", "4129f2e64f6b3358", "df1a4761a29ca36f", "61cc146136fabf4f",
-                   "de2f06b20c7ce732", "dc55642270265778", "e2252ccf5285542f", "696ed87fea22621c", "d2f24b0cb5008e41",
-                   "5cc794d18c517e3",  "98d8d45cfd03cba4", "f867976dd3efc69a"}));
+                  {"f8600df453e448f8", "80d8e55d316f4703", "b02e2eecc0653ee",  "dc3e163eea4cea51", "d75d962f0467bdec",
+                   "2db1be2d75d7ab9f", "743a2dcbe1e8448e", "5e2eafd6eee54fb7", "11b81f6b1d76d022", "20ca76afc89df4ab",
+                   "e886b9a89fab6d9a", "66497b4fb050c797", "ff18e6900aa2ac09", "b1a0aca411ab0688", "a219bbb426065a3b",
+                   "c7f2a77d19298cf1", "29ba4a4ee9f3ec08", "bd47ad68a9b89205", "df1a4761a29ca36f", "61cc146136fabf4f",
+                   "de2f06b20c7ce732", "cffa3536417cf313", "e2252ccf5285542f", "696ed87fea22621c", "d2f24b0cb5008e41",
+                   "e4b208af941abf60", "98d8d45cfd03cba4", "f867976dd3efc69a"}));
 }
 
 TEST(Encoder, EncodingWhatWasDecodedLosesNextToNothing) {
