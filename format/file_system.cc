@@ -290,6 +290,19 @@ absl::Status WriteFully(const std::function<int64_t(const uint8_t*, uint64_t, ui
   return absl::OkStatus();
 }
 
+absl::Status ReplaceFile(FileSystem& fs, const std::string& path, const std::string& text) {
+  const std::string partial = path + ".partial";
+  KOMPAKT_ASSIGN_OR_RETURN(std::unique_ptr<File> file, fs.OpenForWrite(partial));
+  KOMPAKT_RETURN_IF_ERROR(file->Truncate(0));
+  absl::Status written =
+      file->WriteAt(0, absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(text.data()), text.size()));
+  if (written.ok()) written = file->Sync();
+  file.reset();
+  if (written.ok()) return fs.Rename(partial, path);
+  fs.Remove(partial).IgnoreError();
+  return written;
+}
+
 std::string FileState(const struct stat& info) {
   return absl::StrCat("bytes ", info.st_size, " modified ", info.st_mtim.tv_sec, ".", info.st_mtim.tv_nsec, " changed ",
                       info.st_ctim.tv_sec, ".", info.st_ctim.tv_nsec, " inode ", info.st_ino, " device ", info.st_dev);

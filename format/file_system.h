@@ -80,6 +80,9 @@ void AdviseDrop(int fd, uint64_t offset, uint64_t bytes);
 // The operating system's files.
 FileSystem& PosixFileSystem();
 
+// Makes `text` the content of `path`, by way of path.partial, so that `path` is never half a file. For small files.
+absl::Status ReplaceFile(FileSystem& fs, const std::string& path, const std::string& text);
+
 // Calls write(bytes, count, offset), which behaves like pwrite, until all of `bytes` is written: continues short
 // writes, repeats interrupted ones. IoError naming `path` otherwise.
 absl::Status WriteFully(const std::function<int64_t(const uint8_t*, uint64_t, uint64_t)>& write, uint64_t offset,

@@ -16,14 +16,14 @@ using Role = TensorRole;
 
 absl::Span<const WeightClass> AllWeightClasses() {
   static const std::vector<WeightClass> kClasses = {
-      {"head", {Role::kLmHead}, 2, "its error reaches the logits directly"},
-      {"embedding", {Role::kEmbedTokens}, 1, "every layer works on it"},
+      {"head", {Role::kLmHead}, 8, "its error reaches the logits directly"},
+      {"embedding", {Role::kEmbedTokens}, 4, "every layer works on it"},
       {"attention.latent", {Role::kKvAProj, Role::kKvBProj}, 4, "keys and values of every head come from it"},
       {"attention.query", {Role::kQProj, Role::kQAProj, Role::kQBProj}, 1, "every token, every layer"},
       {"attention.out", {Role::kOProj}, 2, "writes into the residual stream"},
       {"indexer", {Role::kIndexQB, Role::kIndexK, Role::kIndexWeights}, 4, "decides which tokens attention sees"},
-      {"dense.gate_up", {Role::kDenseGate, Role::kDenseUp}, 1, "every token, first layers"},
-      {"dense.down", {Role::kDenseDown}, 2, "writes into the residual stream, first layers"},
+      {"dense.gate_up", {Role::kDenseGate, Role::kDenseUp}, 2, "every token, first layers"},
+      {"dense.down", {Role::kDenseDown}, 4, "writes into the residual stream, first layers"},
       {"shared.gate_up", {Role::kSharedGate, Role::kSharedUp}, 1, "every token"},
       {"shared.down", {Role::kSharedDown}, 2, "writes into the residual stream for every token"},
       {"experts.gate_up", {Role::kExpertGate, Role::kExpertUp}, 0.25, "each expert sees few tokens"},

@@ -35,6 +35,7 @@ struct Pass {
   int64_t position;
   int64_t tokens;
   Activations& a;
+  const FrozenRouting& frozen;
 };
 
 absl::Status Norm(const Pass& p, const float* x, const std::vector<float>& weight, double eps, float* y) {
@@ -209,6 +210,11 @@ absl::Status FeedForward(const Pass& p) {
                                            .weights = p.a.router_weights,
                                            .scores = p.a.router_scores},
                                           p.context));
+  if (p.frozen.ids != nullptr) {
+    const int64_t choices = p.tokens * p.model.router_rule.experts_per_token;
+    std::copy_n(p.frozen.ids, choices, p.a.router_ids);
+    std::copy_n(p.frozen.weights, choices, p.a.router_weights);
+  }
   KOMPAKT_RETURN_IF_ERROR(p.kernels.expert_ffn({.experts = w.experts.data(),
                                                 .n_experts = std::ssize(w.experts),
                                                 .ids = p.a.router_ids,
@@ -278,9 +284,9 @@ absl::StatusOr<Activations> Activations::Create(const ArchSpec& arch, int64_t ma
 }
 
 absl::Status RunLayer(const ModelBinding& model, const LayerBinding& layer, const KernelSet& kernels,
-                      KernelContext& context, const LayerCache& cache, int64_t position, int64_t tokens,
-                      Activations& a) {
-  const Pass p{model, layer, kernels, context, cache, position, tokens, a};
+                      KernelContext& context, const LayerCache& cache, int64_t position, int64_t tokens, Activations& a,
+                      const FrozenRouting& frozen) {
+  const Pass p{model, layer, kernels, context, cache, position, tokens, a, frozen};
   const double eps = model.arch.rms_norm_eps();
   const AddParams add{.x = a.out, .y = a.x, .n = tokens * model.arch.hidden_size()};
   KOMPAKT_RETURN_IF_ERROR(Norm(p, a.x, layer.input_norm, eps, a.normed));

@@ -57,10 +57,17 @@ struct LayerCache {
   IndexCache index;  // only where the layer has an indexer
 };
 
+// Which experts the tokens of a call take, in place of the router's own choice. Null pointers: the router's.
+struct FrozenRouting {
+  const int32_t* ids = nullptr;    // [T, K] ascending
+  const float* weights = nullptr;  // [T, K] of those experts
+};
+
 // Runs a layer on a.x in place, for T tokens from `position` on; a.cos_sin is filled. Afterwards a.router_ids and
-// a.router_weights hold the choice of a MoE layer. kDataLoss when a score of the indexer is not finite.
+// a.router_weights hold the choice of a MoE layer, that of `frozen` where it has one. kDataLoss when a score of the
+// indexer is not finite.
 absl::Status RunLayer(const ModelBinding& model, const LayerBinding& layer, const KernelSet& kernels,
-                      KernelContext& context, const LayerCache& cache, int64_t position, int64_t tokens,
-                      Activations& a);
+                      KernelContext& context, const LayerCache& cache, int64_t position, int64_t tokens, Activations& a,
+                      const FrozenRouting& frozen = {});
 
 }  // namespace kompakt

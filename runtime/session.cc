@@ -39,19 +39,23 @@ class CpuSession : public Session {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<Output> Forward(absl::Span<const int32_t> ids, Logits logits, ForwardTrace* trace) override {
+  absl::StatusOr<Output> Forward(absl::Span<const int32_t> ids, Logits logits, ForwardTrace* trace,
+                                 const ForwardTrace* routing) override {
     try {
-      return ForwardAll(ids, logits, trace);
+      return ForwardAll(ids, logits, trace, routing);
     } catch (const std::bad_alloc&) {
       return absl::ResourceExhaustedError(absl::StrCat("no memory for the results of ", ids.size(), " tokens"));
     }
   }
 
  private:
-  absl::StatusOr<Output> ForwardAll(absl::Span<const int32_t> ids, Logits logits, ForwardTrace* trace);
+  absl::StatusOr<Output> ForwardAll(absl::Span<const int32_t> ids, Logits logits, ForwardTrace* trace,
+                                    const ForwardTrace* routing);
   absl::Status CheckIds(absl::Span<const int32_t> ids) const;
+  absl::Status CheckRouting(const ForwardTrace& routing, int64_t tokens) const;
   // Tokens [begin, begin + tokens) of the call, which are at position_ + begin in the timeline.
-  absl::Status RunChunk(absl::Span<const int32_t> ids, int64_t begin, int64_t tokens, ForwardTrace* trace);
+  absl::Status RunChunk(absl::Span<const int32_t> ids, int64_t begin, int64_t tokens, ForwardTrace* trace,
+                        const ForwardTrace* routing);
   absl::Status CheckFinite(const float* x, int64_t tokens, int64_t position, absl::string_view where);
 
   // `index_layer`: how many layers below have an indexer of their own.
@@ -90,6 +94,18 @@ absl::Status CpuSession::CheckIds(absl::Span<const int32_t> ids) const {
   return absl::OkStatus();
 }
 
+absl::Status CpuSession::CheckRouting(const ForwardTrace& routing, int64_t tokens) const {
+  const MoeSpec& moe = model_->arch().moe();
+  const int64_t choices = model_->binding().moe_layers * tokens * moe.num_experts_per_tok();
+  const bool known = std::all_of(routing.router_ids.begin(), routing.router_ids.end(),
+                                 [&](int32_t id) { return id >= 0 && id < moe.n_routed_experts(); });
+  if (std::ssize(routing.router_ids) == choices && std::ssize(routing.router_weights) == choices && known) {
+    return absl::OkStatus();
+  }
+  return UsageError("routing: expected ", choices, " choices of experts below ", moe.n_routed_experts(), ", found ",
+                    routing.router_ids.size(), " with ", routing.router_weights.size(), " weights");
+}
+
 absl::Status CpuSession::CheckFinite(const float* x, int64_t tokens, int64_t position, absl::string_view where) {
   const int64_t width = model_->arch().hidden_size();
   bool finite = false;
@@ -104,7 +120,8 @@ absl::Status CpuSession::CheckFinite(const float* x, int64_t tokens, int64_t pos
   return absl::OkStatus();
 }
 
-absl::Status CpuSession::RunChunk(absl::Span<const int32_t> ids, int64_t begin, int64_t tokens, ForwardTrace* trace) {
+absl::Status CpuSession::RunChunk(absl::Span<const int32_t> ids, int64_t begin, int64_t tokens, ForwardTrace* trace,
+                                  const ForwardTrace* routing) {
   const ModelBinding& binding = model_->binding();
   const KernelSet& kernels = model_->kernels();
   const int64_t all_tokens = std::ssize(ids);
@@ -127,12 +144,18 @@ absl::Status CpuSession::RunChunk(absl::Span<const int32_t> ids, int64_t begin, 
   for (int64_t l = 0; l < layers; ++l) {
     if (trace != nullptr) keep_hidden(l, a.x);
     const LayerBinding& layer = binding.layers[static_cast<size_t>(l)];
-    const absl::Status run = RunLayer(binding, layer, kernels, context_, CacheOf(l, index_layer), position, tokens, a);
+    const int64_t at = moe_layer * all_tokens + begin;
+    FrozenRouting frozen;
+    if (routing != nullptr && layer.moe) {
+      frozen = {routing->router_ids.data() + at * chosen, routing->router_weights.data() + at * chosen};
+    }
+    const absl::Status run =
+        RunLayer(binding, layer, kernels, context_, CacheOf(l, index_layer), position, tokens, a, frozen);
     if (!run.ok()) return WithContext(run, absl::StrCat(model_->weights().origin(), ": layer ", l));
     index_layer += layer.has_indexer ? 1 : 0;
     KOMPAKT_RETURN_IF_ERROR(CheckFinite(a.x, tokens, position, absl::StrCat("layer ", l)));
+    moe_layer += layer.moe ? 1 : 0;
     if (trace == nullptr || !layer.moe) continue;
-    const int64_t at = moe_layer++ * all_tokens + begin;
     std::copy_n(a.router_ids, tokens * chosen, trace->router_ids.begin() + at * chosen);
     std::copy_n(a.router_weights, tokens * chosen, trace->router_weights.begin() + at * chosen);
     std::copy_n(a.router_scores, tokens * experts, trace->router_scores.begin() + at * experts);
@@ -152,10 +175,11 @@ absl::Status CpuSession::RunChunk(absl::Span<const int32_t> ids, int64_t begin, 
 }
 
 absl::StatusOr<Session::Output> CpuSession::ForwardAll(absl::Span<const int32_t> ids, Logits logits,
-                                                       ForwardTrace* trace) {
+                                                       ForwardTrace* trace, const ForwardTrace* routing) {
   KOMPAKT_RETURN_IF_ERROR(CheckIds(ids));
   const ModelBinding& binding = model_->binding();
   const int64_t tokens = std::ssize(ids);
+  if (routing != nullptr) KOMPAKT_RETURN_IF_ERROR(CheckRouting(*routing, tokens));
   const int64_t vocab = binding.arch.vocab_size();
   const int64_t width = binding.arch.hidden_size();
   if (trace != nullptr) {
@@ -171,7 +195,7 @@ absl::StatusOr<Session::Output> CpuSession::ForwardAll(absl::Span<const int32_t>
   output.logits.resize(static_cast<size_t>(wanted * vocab));
   for (int64_t begin = 0; begin < tokens; begin += activations_.capacity()) {
     const int64_t n = std::min(activations_.capacity(), tokens - begin);
-    KOMPAKT_RETURN_IF_ERROR(RunChunk(ids, begin, n, trace));
+    KOMPAKT_RETURN_IF_ERROR(RunChunk(ids, begin, n, trace, routing));
     // Rows of this chunk whose logits are wanted: [first, n).
     const int64_t first = std::max<int64_t>(0, tokens - wanted - begin);
     if (first >= n) continue;

@@ -44,8 +44,11 @@ class Session {
   struct Output {
     std::vector<float> logits;  // [T or 1 or 0][vocab_size]
   };
-  virtual absl::StatusOr<Output> Forward(absl::Span<const int32_t> ids, Logits logits,
-                                         ForwardTrace* trace = nullptr) = 0;
+  // `routing` (may be null): another run's trace of the same tokens, whose experts and weights every MoE layer then
+  // takes instead of its router's choice; of it only router_ids and router_weights are used. kInvalidArgument when they
+  // are not those of so many tokens.
+  virtual absl::StatusOr<Output> Forward(absl::Span<const int32_t> ids, Logits logits, ForwardTrace* trace = nullptr,
+                                         const ForwardTrace* routing = nullptr) = 0;
 };
 
 }  // namespace kompakt

@@ -1,5 +1,5 @@
-// kompakt compare ORIGINAL [PACKED] -f TEXT [-c 512] [--save-baseline FILE] [--path reference|fast] [--gate kl=X]
-// [--floor-chunks N] [-t N]
+// kompakt compare ORIGINAL [PACKED] -f TEXT [-c 512] [--save-baseline FILE] [--html FILE [--sensitivity FILE]]
+// [--path reference|fast] [--gate kl=X] [--floor-chunks N] [-t N]
 #include "validate/compare.h"
 
 #include <chrono>
@@ -9,10 +9,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "format/checksum.h"
+#include "format/file_system.h"
 #include "format/near_names.h"
 #include "format/status.h"
 #include "kernels/int8_activations.h"
 #include "runtime/tokenizer.h"
+#include "tools/compare_html.h"
 #include "tools/compare_report.h"
 #include "tools/model_input.h"
 #include "tools/terminal.h"
@@ -61,6 +63,9 @@ class CompareVerb : public Verb {
     app.add_option("--save-baseline", save_baseline_,
                    "Write what ORIGINAL predicts to this file, which then stands for it: at most 300 bytes per scored "
                    "token");
+    app.add_option("--html", html_, "Write the report as one page, for a browser, to this file");
+    app.add_option("--sensitivity", sensitivity_,
+                   "What `kompakt sensitivity` measured, to be shown on the page of --html");
     app.add_option("--path", path_,
                    "Kernels that run the packed model: fast (default), or reference, to see the damage of the weights "
                    "alone");
@@ -82,15 +87,22 @@ class CompareVerb : public Verb {
     if (packed_.empty() && save_baseline_.empty()) {
       return UsageError("compare needs a packed model: kompakt compare ORIGINAL PACKED -f TEXT");
     }
+    if (html_.empty() && !sensitivity_.empty()) return UsageError("--sensitivity: expected --html with it");
+    CompareReport report;
+    if (!sensitivity_.empty()) {
+      KOMPAKT_ASSIGN_OR_RETURN(report.sensitivity, ReadSensitivity(sensitivity_));
+    }
     KOMPAKT_ASSIGN_OR_RETURN(text_bytes_, ReadTextFile(text_));
     const bool from_baseline = BaselineReader::IsBaseline(PosixFileSystem(), original_);
     if (from_baseline && !save_baseline_.empty()) {
       return UsageError("--save-baseline: expected a model to make it from, found the baseline ", original_);
     }
-    if (packed_.empty()) return SaveBaselineOnly();
+    if (packed_.empty()) {
+      if (!html_.empty()) return UsageError("--html: expected a packed model to report on, found none");
+      return SaveBaselineOnly();
+    }
 
     const auto start = std::chrono::steady_clock::now();
-    CompareReport report;
     report.original = original_;
     report.packed = packed_;
     report.text = text_;
@@ -100,6 +112,7 @@ class CompareVerb : public Verb {
       KOMPAKT_RETURN_IF_ERROR(FromModel(report));
     }
     report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (!html_.empty()) KOMPAKT_RETURN_IF_ERROR(ReplaceFile(PosixFileSystem(), html_, CompareHtml(report)));
     PrintAnswer(json_ ? CompareJson(report).dump(2) + "\n" : CompareText(report));
     const double kl = report.comparison.divergence.kl.mean();
     if (gate_.empty() || kl <= gate) return kExitYes;
@@ -135,6 +148,7 @@ class CompareVerb : public Verb {
     report.path = std::string(packed.model->kernels().name);
     report.tensor_bytes_original = original.tensor_bytes;
     report.tensor_bytes_packed = packed.tensor_bytes;
+    report.tensors = TensorLines(packed);
     CompareOptions options;
     options.context = context_;
     std::unique_ptr<BaselineWriter> writer;
@@ -166,6 +180,7 @@ class CompareVerb : public Verb {
     report.path = std::string(packed.model->kernels().name);
     report.tensor_bytes_original = header.tensor_bytes;
     report.tensor_bytes_packed = packed.tensor_bytes;
+    report.tensors = TensorLines(packed);
     {
       Progress progress("compare", "chunks");
       KOMPAKT_ASSIGN_OR_RETURN(report.comparison,
@@ -260,6 +275,8 @@ class CompareVerb : public Verb {
   std::string text_;
   std::string text_bytes_;
   std::string save_baseline_;
+  std::string html_;
+  std::string sensitivity_;
   std::string path_ = "fast";
   std::string gate_;
   const KernelSet* reference_ = nullptr;

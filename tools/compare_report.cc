@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "format/checksum.h"
+#include "quant/encoder.h"
 #include "tools/terminal.h"
 
 namespace kompakt {
@@ -90,6 +91,43 @@ Json DivergenceJson(const Comparison& comparison) {
 
 }  // namespace
 
+std::vector<TensorLine> TensorLines(const LoadedModel& packed) {
+  const ModelSchema& schema = packed.weights->schema();
+  std::vector<TensorLine> lines;
+  for (const TensorInfo& tensor : schema.tensors()) {
+    if (tensor.expert > 0) continue;
+    TensorLine line;
+    line.name = tensor.layer < 0 ? std::string(InfoOf(tensor.role).name)
+                                 : absl::StrCat(tensor.layer, ".", InfoOf(tensor.role).name);
+    line.tensor_class = std::string(ClassName(ClassOf(schema.arch(), tensor.role, tensor.layer)));
+    const auto count = static_cast<uint64_t>(tensor.expert < 0 ? 1 : schema.arch().moe().n_routed_experts());
+    line.parameters = tensor.elements() * static_cast<int64_t>(count);
+    if (packed.file != nullptr) {
+      const PackedLayout::Place place = packed.file->layout().Find(tensor.role, tensor.layer);
+      const PartEntry& part =
+          packed.file->manifest().extents(static_cast<int>(place.extent)).parts(static_cast<int>(place.part));
+      line.format = part.format();
+      line.bytes = part.bytes() * count;
+      line.exact = part.exact();
+      ErrorStats sum;
+      for (const ErrorStats& stats : part.stats()) {
+        sum.set_sum_squared_error(sum.sum_squared_error() + stats.sum_squared_error());
+        sum.set_sum_squared_weight(sum.sum_squared_weight() + stats.sum_squared_weight());
+      }
+      line.has_error = part.stats_size() > 0;
+      line.error_db = NmseDb(sum);
+    } else if (const auto view = packed.weights->Matrix(tensor); !tensor.is_vector() && view.ok()) {
+      line.format = std::string(view->format->name);
+      line.bytes = view->layout.total_bytes * count;
+      line.exact = view->format->exact;
+    } else {
+      continue;
+    }
+    lines.push_back(std::move(line));
+  }
+  return lines;
+}
+
 std::string CompareText(const CompareReport& report) {
   const Comparison& comparison = report.comparison;
   const DivergenceSummary& d = comparison.divergence;
@@ -147,6 +185,7 @@ Json CompareJson(const CompareReport& report) {
       entry["router_overlap"] = layer.router_overlap;
       entry["router_kl"] = layer.router_kl;
       entry["tokens_per_expert"] = layer.tokens_per_expert;
+      entry["expert_error"] = layer.expert_error;
       entry["unseen_experts"] = UnseenExperts(layer);
     }
     layers.push_back(std::move(entry));

@@ -9,6 +9,7 @@
 #include "format/status.h"
 #include "tools/byte_size.h"
 #include "tools/model_input.h"
+#include "tools/sensitivity_file.h"
 
 namespace kompakt {
 namespace {
@@ -37,20 +38,6 @@ absl::StatusOr<uint64_t> TensorBudget(const RecipeFlags& flags, const TensorSour
   return static_cast<uint64_t>(bits / 8 * static_cast<double>(source.schema().parameter_count()));
 }
 
-absl::Status WriteRecipe(const std::string& path, const QuantRecipe& recipe) {
-  const std::string text = recipe.ToText();
-  FileSystem& fs = PosixFileSystem();
-  const std::string partial = path + ".partial";
-  {
-    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs.OpenForWrite(partial));
-    KOMPAKT_RETURN_IF_ERROR(file->Truncate(0));
-    KOMPAKT_RETURN_IF_ERROR(
-        file->WriteAt(0, absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(text.data()), text.size())));
-    KOMPAKT_RETURN_IF_ERROR(file->Sync());
-  }
-  return fs.Rename(partial, path);
-}
-
 }  // namespace
 
 void DeclareRecipeFlags(CLI::App& app, RecipeFlags& flags) {
@@ -74,6 +61,8 @@ void DeclareRecipeFlags(CLI::App& app, RecipeFlags& flags) {
       ->excludes(recipe)
       ->excludes(fit)
       ->excludes(size);
+  app.add_option("--sensitivity", flags.sensitivity,
+                 "What `kompakt sensitivity` measured: error weights for --size and --bpw");
   app.add_option("--write-recipe", flags.write_recipe,
                  "Write the recipe to this file: --recipe FILE then does the same");
   app.add_option("-c,--ctx-size", flags.context, "Tokens of the KV cache that --fit counts (default 4096)");
@@ -98,11 +87,19 @@ absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const Tensor
     scale_search = *effort;
   }
   const bool by_size = !flags.size.empty() || !flags.bits.empty();
+  if (!flags.sensitivity.empty() && !by_size) {
+    return UsageError("--sensitivity: expected --size or --bpw with it, found neither");
+  }
   if (by_size) {
     KOMPAKT_ASSIGN_OR_RETURN(chosen.size_budget_bytes, TensorBudget(flags, source));
     AllocationRequest request;
     request.budget_bytes = chosen.size_budget_bytes;
     request.overrides = flags.overrides;
+    if (!flags.sensitivity.empty()) {
+      KOMPAKT_ASSIGN_OR_RETURN(const SensitivityReport measured, ReadSensitivity(flags.sensitivity));
+      KOMPAKT_RETURN_IF_ERROR(CheckSameDepth(measured, source.schema().arch(), flags.sensitivity));
+      request.measured = measured.Weights();
+    }
     absl::StatusOr<Allocation> allocation = Allocate(source, request);
     if (!allocation.ok()) return WithContext(allocation.status(), flags.size.empty() ? "--bpw" : "--size");
     chosen.allocation = *std::move(allocation);
@@ -119,7 +116,9 @@ absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const Tensor
     chosen.recipe = chosen.fit->recipe;
   }
   if (scale_search) chosen.recipe.set_scale_search(*scale_search);
-  if (!flags.write_recipe.empty()) KOMPAKT_RETURN_IF_ERROR(WriteRecipe(flags.write_recipe, chosen.recipe));
+  if (!flags.write_recipe.empty()) {
+    KOMPAKT_RETURN_IF_ERROR(ReplaceFile(PosixFileSystem(), flags.write_recipe, chosen.recipe.ToText()));
+  }
   return chosen;
 }
 

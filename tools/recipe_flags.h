@@ -23,10 +23,11 @@ struct RecipeFlags {
   std::string volume_size;   // an amount; empty: one file
   std::string size;          // an amount of tensor data; empty: by --recipe
   std::string bits;          // the same in bits per weight
+  std::string sensitivity;   // a file; empty: the built-in error weights
   std::string write_recipe;  // a file to write the recipe to
 };
 
-// Adds --recipe, --tensor, --scale-search, --fit, -c, --volume-size, --size, --bpw and
+// Adds --recipe, --tensor, --scale-search, --fit, -c, --volume-size, --size, --bpw, --sensitivity and
 // --write-recipe to a verb.
 void DeclareRecipeFlags(CLI::App& app, RecipeFlags& flags);
 

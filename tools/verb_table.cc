@@ -36,6 +36,10 @@ constexpr VerbRow kVerbs[] = {
      "kompakt compare DeepSeek-V3/ -f text.txt --save-baseline v3.kbl\n"
      "kompakt compare v3.kbl q4.kpk -f text.txt",
      MakeCompareVerb},
+    {"sensitivity", "measure what quantizing each part of a model alone does to its predictions",
+     "kompakt sensitivity DeepSeek-V2-Lite/ -f text.txt -o v2lite.sensitivity.json\n"
+     "kompakt convert DeepSeek-V2-Lite/ small.kpk --size 9GB --sensitivity v2lite.sensitivity.json",
+     MakeSensitivityVerb},
     {"run", "generate text", "kompakt run v2lite.kpk -p 'Why is the sky blue?' --chat --think auto -n 256 --stats",
      MakeRunVerb},
 };

@@ -56,7 +56,9 @@ class Lockstep {
     for (size_t l = 0; l < layers; ++l) {
       result_.layers[l].moe = p.model().binding().layers[l].moe;
       if (result_.layers[l].moe) {
-        result_.layers[l].tokens_per_expert.resize(static_cast<size_t>(arch_.moe().n_routed_experts()));
+        const auto experts = static_cast<size_t>(arch_.moe().n_routed_experts());
+        result_.layers[l].tokens_per_expert.resize(experts);
+        sums_[l].experts.resize(experts);
       }
     }
     result_.kl_by_position.resize(static_cast<size_t>(kPositionBins));
@@ -80,7 +82,8 @@ class Lockstep {
     for (size_t l = 0; l < sums_.size(); ++l) {
       LayerComparison& layer = result_.layers[l];
       const Sums& sums = sums_[l];
-      layer.hidden_error = sums.squared_p > 0 ? std::sqrt(sums.squared_difference / sums.squared_p) : 0;
+      layer.hidden_error = sums.all.Relative();
+      for (const Errors& expert : sums.experts) layer.expert_error.push_back(expert.Relative());
       if (!layer.moe || sums.tokens == 0) continue;
       const auto n = static_cast<double>(sums.tokens);
       layer.router_agreement = static_cast<double>(sums.equal_sets) / n;
@@ -91,9 +94,19 @@ class Lockstep {
   }
 
  private:
-  struct Sums {
+  struct Errors {
     double squared_p = 0;
     double squared_difference = 0;
+
+    void Add(const Errors& other) {
+      squared_p += other.squared_p;
+      squared_difference += other.squared_difference;
+    }
+    double Relative() const { return squared_p > 0 ? std::sqrt(squared_difference / squared_p) : 0; }
+  };
+  struct Sums {
+    Errors all;
+    std::vector<Errors> experts;  // of MoE layers: over the tokens that P sent to each
     int64_t tokens = 0;
     int64_t equal_sets = 0;
     int64_t common = 0;
@@ -125,20 +138,25 @@ class Lockstep {
 
   // trace.hidden[l + 1] is what layer l put out, for all but the last, whose output the final norm has seen.
   void AddHidden(const ForwardTrace& p, const ForwardTrace& q, int64_t tokens) {
-    const auto per_layer = static_cast<size_t>(tokens * arch_.hidden_size());
+    const auto width = static_cast<size_t>(arch_.hidden_size());
+    const auto k = static_cast<size_t>(arch_.moe().num_experts_per_tok());
+    size_t moe_layer = 0;
     for (size_t l = 0; l < sums_.size(); ++l) {
-      const float* a = p.hidden.data() + (l + 1) * per_layer;
-      const float* b = q.hidden.data() + (l + 1) * per_layer;
-      double squared_p = 0;
-      double squared_difference = 0;
-      for (size_t i = 0; i < per_layer; ++i) {
-        const auto x = static_cast<double>(a[i]);
-        const double d = static_cast<double>(b[i]) - x;
-        squared_p += x * x;
-        squared_difference += d * d;
+      for (size_t t = 0; t < static_cast<size_t>(tokens); ++t) {
+        const size_t at = ((l + 1) * static_cast<size_t>(tokens) + t) * width;
+        Errors token;
+        for (size_t i = at; i < at + width; ++i) {
+          const auto x = static_cast<double>(p.hidden[i]);
+          const double d = static_cast<double>(q.hidden[i]) - x;
+          token.squared_p += x * x;
+          token.squared_difference += d * d;
+        }
+        sums_[l].all.Add(token);
+        if (!result_.layers[l].moe) continue;
+        const int32_t* const chosen = p.router_ids.data() + (moe_layer * static_cast<size_t>(tokens) + t) * k;
+        for (size_t i = 0; i < k; ++i) sums_[l].experts[static_cast<size_t>(chosen[i])].Add(token);
       }
-      sums_[l].squared_p += squared_p;
-      sums_[l].squared_difference += squared_difference;
+      moe_layer += result_.layers[l].moe ? 1 : 0;
     }
   }
 

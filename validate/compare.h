@@ -42,6 +42,7 @@ struct LayerComparison {
   double router_overlap = 0;               // mean share of P's experts that Q chose too
   double router_kl = 0;                    // mean KL of the scores of all experts, normalised to sum 1
   std::vector<int64_t> tokens_per_expert;  // chosen by P; 0: nothing was proved about that expert
+  std::vector<double> expert_error;        // hidden_error over the tokens that P sent to that expert; 0 without any
 };
 
 struct Comparison {
