@@ -46,7 +46,11 @@ KOMPAKT_INLINE I Splat(int32_t value) {
     for (int i = 0; i < kParts; ++i) v.p[i] = a.p[i] OP b.p[i];               \
     return v;                                                                 \
   }                                                                           \
-  KOMPAKT_INLINE F operator OP(const F& a, float b) { return a OP Splat(b); }
+  KOMPAKT_INLINE F operator OP(const F& a, float b) {                         \
+    F v;                                                                      \
+    for (int i = 0; i < kParts; ++i) v.p[i] = a.p[i] OP b;                    \
+    return v;                                                                 \
+  }
 KOMPAKT_LANES_OPERATOR(+)
 KOMPAKT_LANES_OPERATOR(-)
 KOMPAKT_LANES_OPERATOR(*)
