@@ -422,6 +422,7 @@ absl::StatusOr<Allocation> Allocate(const TensorSource& source, const Allocation
   // The recipe must mean what was counted.
   KOMPAKT_ASSIGN_OR_RETURN(const std::vector<QuantRecipe::Choice> choices, result.recipe.Resolve(source));
   std::vector<FormatId> formats;
+  formats.reserve(choices.size());
   for (const QuantRecipe::Choice& choice : choices) formats.push_back(choice.format);
   KOMPAKT_ASSIGN_OR_RETURN(const PackedLayout layout, PackedLayout::Create(source.schema(), formats));
   if (layout.tensor_bytes() != result.tensor_bytes) {

@@ -68,8 +68,8 @@ absl::StatusOr<TrialWeights> EncodeTrial(const WeightStore& weights, absl::Span<
       absl::StatusOr<MatrixView> from = weights.Matrix(tensors[at]);
       absl::StatusOr<MatrixReplacement> to =
           from.ok() ? EncodeMatrix(*from, tensors[at], format, &errors[at]) : from.status();
-      if (to.ok()) trial.matrices[at] = *std::move(to);
       encoded = to.status();
+      if (encoded.ok()) trial.matrices[at] = *std::move(to);
     } catch (const std::bad_alloc&) {
       encoded = absl::ResourceExhaustedError(absl::StrCat(tensors[at].Name(), ": no memory left to encode it"));
     }

@@ -200,7 +200,7 @@ std::string KlByPosition(const Comparison& comparison) {
     if (bins[b].count() == 0) continue;
     const double error = bins[b].standard_error();
     absl::StrAppendFormat(&upper, "%.1f,%.1f ", x_of(b), y_of(bins[b].mean() + error));
-    lower = absl::StrFormat("%.1f,%.1f ", x_of(b), y_of(bins[b].mean() - error)) + lower;
+    lower.insert(0, absl::StrFormat("%.1f,%.1f ", x_of(b), y_of(bins[b].mean() - error)));
     absl::StrAppendFormat(&mean, "%.1f,%.1f ", x_of(b), y_of(bins[b].mean()));
   }
   std::string svg = Open(kHeight, "mean KL against position") + VerticalAxis(scale, "%.2g");

@@ -79,7 +79,7 @@ class SensitivityVerb : public Verb {
 
  private:
   absl::StatusOr<FormatId> ReadFormat() const {
-    const absl::StatusOr<FormatId> format = FormatFromName(format_);
+    absl::StatusOr<FormatId> format = FormatFromName(format_);
     if (format.ok() && FindEncoder(*format) != nullptr && !FormatOf(*format).exact) return format;
     std::vector<absl::string_view> names;
     for (const Encoder& encoder : AllEncoders()) {
@@ -123,6 +123,7 @@ class SensitivityVerb : public Verb {
       trial.tensors.push_back(tensor);
     }
     std::vector<Trial> trials;
+    trials.reserve(by_band.size());
     for (auto& [key, trial] : by_band) trials.push_back(std::move(trial));
     return trials;
   }

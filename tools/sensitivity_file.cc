@@ -76,6 +76,7 @@ absl::StatusOr<SensitivityUnit> ParseUnit(const Json& json, const std::string& w
   unit.kl_frozen_stderr = fields.Number("kl_frozen_stderr");
   KOMPAKT_RETURN_IF_ERROR(fields.status());
   std::vector<absl::string_view> names;
+  names.reserve(AllWeightClasses().size());
   for (const WeightClass& c : AllWeightClasses()) names.push_back(c.name);
   if (std::find(names.begin(), names.end(), unit.weight_class) == names.end()) {
     return CorruptError(where, ": unknown class \"", unit.weight_class, "\"", DidYouMean(unit.weight_class, names));

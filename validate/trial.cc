@@ -42,7 +42,8 @@ absl::StatusOr<TrialBench::Piece> TrialBench::RunOriginal(absl::Span<const int32
   return piece;
 }
 
-absl::StatusOr<TrialResult> TrialBench::Run(std::shared_ptr<const Model> changed, const std::function<bool()>& go_on) {
+absl::StatusOr<TrialResult> TrialBench::Run(const std::shared_ptr<const Model>& changed,
+                                            const std::function<bool()>& go_on) {
   KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Session> free, Session::Create(changed, chunks_.context()));
   KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Session> frozen, Session::Create(changed, chunks_.context()));
   const auto vocab = static_cast<size_t>(changed->arch().vocab_size());
@@ -64,7 +65,10 @@ absl::StatusOr<TrialResult> TrialBench::Run(std::shared_ptr<const Model> changed
       Piece computed;
       if (!complete_) {
         KOMPAKT_ASSIGN_OR_RETURN(computed, RunOriginal(ids, scored));
-        if (keep_) kept_.push_back(std::move(computed));
+      }
+      if (!complete_ && keep_) {
+        kept_.emplace_back();
+        std::swap(kept_.back(), computed);
       }
       const Piece& original = keep_ ? kept_[next_piece++] : computed;
       const auto logits = scored ? Session::Logits::kAll : Session::Logits::kNone;

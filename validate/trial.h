@@ -31,7 +31,7 @@ class TrialBench {
                                                             const ScoredChunks& chunks, int64_t most_chunks);
 
   // `changed` has the original's schema. `go_on` (may be null) is asked between pieces; kCancelled when it says no.
-  absl::StatusOr<TrialResult> Run(std::shared_ptr<const Model> changed, const std::function<bool()>& go_on);
+  absl::StatusOr<TrialResult> Run(const std::shared_ptr<const Model>& changed, const std::function<bool()>& go_on);
   int64_t chunks() const { return most_chunks_; }
   int64_t tokens_scored() const;
 
