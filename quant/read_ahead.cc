@@ -53,11 +53,14 @@ void ReadAhead::Run() {
       if (stop_) break;
       seen = done_below_;
     }
+    // What a worker has already finished needs no advice, but it too is let go of.
+    while (more && step.number < seen) {
+      Remember(step, /*ask=*/false);
+      more = walk_.Next(&step);
+    }
     DropDone(seen);
-    // What a worker has already begun needs no advice.
-    while (more && step.number < seen) more = walk_.Next(&step);
     if (more && asked_bytes_ < window_bytes_) {
-      Ask(step);
+      Remember(step, /*ask=*/true);
       more = walk_.Next(&step);
     }
     if (!more && asked_.empty()) break;
@@ -73,7 +76,7 @@ void ReadAhead::DropDone(int64_t done_below) {
   }
 }
 
-void ReadAhead::Ask(const BandStep& step) {
+void ReadAhead::Remember(const BandStep& step, bool ask) {
   const TensorInfo& tensor = source_.schema().tensors()[step.tensor];
   const int64_t row_begin = step.band * kBandRows;
   for (SourceRange& range : source_.Ranges(tensor, row_begin, std::min(tensor.rows, row_begin + kBandRows))) {
@@ -85,7 +88,7 @@ void ReadAhead::Ask(const BandStep& step) {
       if (known) window.last_step = step.number;
     }
     if (known) continue;
-    source_.WillNeed(range);
+    if (ask) source_.WillNeed(range);
     asked_bytes_ += range.bytes;
     asked_.push_back({std::move(range), step.number});
   }

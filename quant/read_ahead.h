@@ -35,7 +35,8 @@ class ReadAhead {
 
   void Run();
   void DropDone(int64_t done_below);
-  void Ask(const BandStep& step);
+  // Notes what the step reads, so that it is dropped when the step is done; and asks the system for it.
+  void Remember(const BandStep& step, bool ask);
 
   const TensorSource& source_;
   BandWalk walk_;
