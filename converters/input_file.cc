@@ -12,6 +12,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "format/file_system.h"
+#include "format/read_fully.h"
 #include "format/status.h"
 
 namespace kompakt {
@@ -50,20 +51,10 @@ absl::Status InputFile::ReadAt(uint64_t offset, absl::Span<uint8_t> bytes) const
     return CorruptError(path_, ": expected ", bytes.size(), " bytes at byte ", offset, ", the file has only ",
                         size_bytes_, " bytes");
   }
-  size_t done = 0;
-  while (done < bytes.size()) {
-    const ssize_t n = pread(fd_, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
-    if (n < 0) {
-      if (errno == EINTR) continue;
-      return IoError(errno, "read", path_);
-    }
-    if (n == 0) {
-      return CorruptError(path_, ": the file shrank while it was read: expected ", size_bytes_, " bytes, it ends at ",
-                          offset + done);
-    }
-    done += static_cast<size_t>(n);
-  }
-  return absl::OkStatus();
+  KOMPAKT_ASSIGN_OR_RETURN(const uint64_t done, ReadFully(fd_, offset, bytes, path_));
+  if (done == bytes.size()) return absl::OkStatus();
+  return CorruptError(path_, ": the file shrank while it was read: expected ", size_bytes_, " bytes, it ends at ",
+                      offset + done);
 }
 
 absl::StatusOr<std::string> InputFile::ReadAll(uint64_t max_bytes) const {

@@ -17,6 +17,7 @@
 #include <limits>
 #include <utility>
 
+#include "format/read_fully.h"
 #include "format/status.h"
 
 namespace kompakt {
@@ -43,21 +44,9 @@ class PosixFile : public File {
   }
 
   absl::Status ReadAt(uint64_t offset, absl::Span<uint8_t> bytes) const override {
-    if (offset > kMaxOffset || bytes.size() > kMaxOffset - offset) {
-      return absl::OutOfRangeError(absl::StrCat("cannot read ", path_, ": offset ", offset, " is out of range"));
-    }
-    uint64_t done = 0;
-    while (done < bytes.size()) {
-      const ssize_t n = pread(fd_, bytes.data() + done, std::min<uint64_t>(bytes.size() - done, kMaxTransfer),
-                              static_cast<off_t>(offset + done));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) return IoError(errno, "read", path_);
-      if (n == 0) {
-        return CorruptError(path_, ": ends at byte ", offset + done, ", expected ", bytes.size(), " bytes at ", offset);
-      }
-      done += static_cast<uint64_t>(n);
-    }
-    return absl::OkStatus();
+    KOMPAKT_ASSIGN_OR_RETURN(const uint64_t done, ReadFully(fd_, offset, bytes, path_));
+    if (done == bytes.size()) return absl::OkStatus();
+    return CorruptError(path_, ": ends at byte ", offset + done, ", expected ", bytes.size(), " bytes at ", offset);
   }
 
   absl::StatusOr<uint64_t> Size() const override {
@@ -139,7 +128,7 @@ class PosixFile : public File {
     while (flock(fd_, LOCK_EX | LOCK_NB) != 0) {
       if (errno == EINTR) continue;
       if (errno == EWOULDBLOCK) {
-        return absl::UnavailableError(absl::StrCat("another process is writing ", path_, "; wait for it or stop it"));
+        return absl::AbortedError(absl::StrCat("another process is writing ", path_, "; wait for it or stop it"));
       }
       return IoError(errno, "lock", path_);
     }
@@ -147,7 +136,7 @@ class PosixFile : public File {
     struct stat mine, now;
     if (fstat(fd_, &mine) != 0) return IoError(errno, "examine", path_);
     if (stat(path_.c_str(), &now) != 0 || mine.st_ino != now.st_ino || mine.st_dev != now.st_dev) {
-      return absl::UnavailableError(absl::StrCat("another process has just finished with ", path_, "; try again"));
+      return absl::AbortedError(absl::StrCat("another process has just finished with ", path_, "; try again"));
     }
     return absl::OkStatus();
   }
@@ -177,8 +166,7 @@ std::string FolderOf(const std::string& path) {
   return slash == std::string::npos ? "." : path.substr(0, slash + 1);
 }
 
-absl::Status SyncFolderOf(const std::string& path) {
-  const std::string folder = FolderOf(path);
+absl::Status SyncFolder(const std::string& folder) {
   const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return IoError(errno, "open folder", folder);
   const int error = fsync(fd) == 0 ? 0 : errno;
@@ -231,6 +219,8 @@ class PosixFiles : public FileSystem {
     if (unlink(path.c_str()) != 0) return IoError(errno, "remove", path);
     return absl::OkStatus();
   }
+
+  absl::Status SyncFolderOf(const std::string& path) override { return SyncFolder(FolderOf(path)); }
 
   absl::StatusOr<uint64_t> FreeBytes(const std::string& path) override {
     struct statvfs space;

@@ -41,7 +41,7 @@ class File {
   // it from the page cache. Neither makes it durable: that is Sync.
   virtual void StartWriteBack(uint64_t /*offset*/, uint64_t /*bytes*/) {}
   virtual absl::Status FinishWriteBack(uint64_t /*offset*/, uint64_t /*bytes*/) { return absl::OkStatus(); }
-  // Exclusive advisory lock, held until the file is closed; kUnavailable when another process has it, or when the path
+  // Exclusive advisory lock, held until the file is closed; kAborted when another process has it, or when the path
   // no longer leads to this file.
   virtual absl::Status Lock() = 0;
 };
@@ -59,6 +59,8 @@ class FileSystem {
   // Atomic replacement, then a sync of the folder.
   virtual absl::Status Rename(const std::string& from, const std::string& to) = 0;
   virtual absl::Status Remove(const std::string& path) = 0;
+  // What was created, renamed or removed in the folder of `path` outlives a loss of power.
+  virtual absl::Status SyncFolderOf(const std::string& path) = 0;
   // Bytes that this user may still write on the file system that holds `path`, which need not exist itself. Fails where
   // its folder does not exist or may not be written to.
   virtual absl::StatusOr<uint64_t> FreeBytes(const std::string& path) = 0;

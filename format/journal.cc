@@ -176,7 +176,11 @@ absl::Status Journal::Start(const Manifest& identity) {
   head.insert(head.end(), plan.begin(), plan.end());
   head_xxh3_ = Xxh3(head);
   Put(head, head_xxh3_);
+  KOMPAKT_ASSIGN_OR_RETURN(const uint64_t left_bytes, file_->Size());
   KOMPAKT_RETURN_IF_ERROR(file_->Truncate(0));
+  // A loss of power may keep what is written from here on and not the truncation: old entries would then lie behind a
+  // head, and perhaps a state of the sources, under which they were never made.
+  if (left_bytes != 0) KOMPAKT_RETURN_IF_ERROR(file_->Sync());
   end_ = head.size();
   return file_->WriteAt(0, head);
 }

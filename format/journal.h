@@ -38,7 +38,7 @@ struct JournalEntry {
 
 class Journal {
  public:
-  // Opens or creates the file and takes its lock. kUnavailable when another process has it.
+  // Opens or creates the file and takes its lock. kAborted when another process has it.
   static absl::StatusOr<std::unique_ptr<Journal>> Open(FileSystem& fs, const std::string& path);
 
   struct Content {

@@ -16,7 +16,7 @@ absl::StatusOr<std::unique_ptr<JournalSet>> JournalSet::Lock(FileSystem& fs, con
       break;
     }
     // Another share may have removed it as stale between our open and our lock.
-    if (share.is_whole() || attempt == 3 || !absl::IsUnavailable(own.status())) return own.status();
+    if (share.is_whole() || attempt == 3 || !absl::IsAborted(own.status())) return own.status();
   }
   const std::string whole = JournalPath(destination, {});
   for (const std::string& path : JournalPaths(fs, destination)) {

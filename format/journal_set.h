@@ -16,7 +16,7 @@ namespace kompakt {
 class JournalSet {
  public:
   // Takes the locks. Who writes the whole file keeps out every share. A share keeps out a second one of its own number,
-  // and starts only when nobody writes the whole file. kUnavailable when another process has one of them.
+  // and starts only when nobody writes the whole file. kAborted when another process has one of them.
   static absl::StatusOr<std::unique_ptr<JournalSet>> Lock(FileSystem& fs, const std::string& destination,
                                                           const WriteShare& share);
 

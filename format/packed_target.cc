@@ -125,7 +125,8 @@ absl::Status PackedTarget::Allocate(Leftover leftover) {
   return OpenAll();
 }
 
-absl::StatusOr<bool> PackedTarget::HoldsFinished(int index, const Manifest& finished) const {
+absl::StatusOr<bool> PackedTarget::HoldsFinished(int index, const Manifest& finished,
+                                                 const std::atomic<bool>* interrupted) const {
   const size_t v = static_cast<size_t>(index - 1);
   const absl::StatusOr<std::unique_ptr<File>> opened = fs_.OpenForRead(paths_[v]);
   if (absl::IsFailedPrecondition(opened.status())) return false;  // a folder
@@ -145,20 +146,20 @@ absl::StatusOr<bool> PackedTarget::HoldsFinished(int index, const Manifest& fini
     for (int64_t r = 0; r < extent.record_count; ++r) {
       const uint64_t offset = extent.record_offset(r);
       if (offset < span.begin || offset >= span.end) continue;
-      KOMPAKT_ASSIGN_OR_RETURN(const uint64_t xxh3,
-                               HashRange(file, OffsetInVolume(volumes_, index, offset), extent.record_bytes, nullptr));
+      KOMPAKT_ASSIGN_OR_RETURN(const uint64_t xxh3, HashRange(file, OffsetInVolume(volumes_, index, offset),
+                                                              extent.record_bytes, interrupted));
       if (xxh3 != finished.extents(static_cast<int>(e)).record_xxh3(static_cast<int>(r))) return false;
     }
   }
   return true;
 }
 
-absl::Status PackedTarget::Resume(const Manifest* finished, Leftover leftover) {
+absl::Status PackedTarget::Resume(const Manifest* finished, Leftover leftover, const std::atomic<bool>* interrupted) {
   for (size_t v = 0; v < paths_.size(); ++v) {
     const std::string partial = PartialPath(paths_[v]);
     const bool has_partial = fs_.Exists(partial);
     if (!has_partial && finished != nullptr && fs_.Exists(paths_[v])) {
-      KOMPAKT_ASSIGN_OR_RETURN(const bool holds, HoldsFinished(static_cast<int>(v) + 1, *finished));
+      KOMPAKT_ASSIGN_OR_RETURN(const bool holds, HoldsFinished(static_cast<int>(v) + 1, *finished, interrupted));
       published_[v] = holds;
       if (holds) continue;
     }

@@ -4,6 +4,7 @@
 // DST.partial.journal, whatever it is cut into.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -44,7 +45,8 @@ class PackedTarget {
   // Opens what an interrupted run left. A volume that is not there, or has not its size, is allocated anew. `finished`,
   // when not null, is the manifest that the journal would make of it: the run may have been cut off between two
   // renames, and a volume that already has its final name is recognised by its bytes and only read.
-  absl::Status Resume(const Manifest* finished, Leftover leftover);
+  // That takes a while; `interrupted` (may be null) set: kCancelled.
+  absl::Status Resume(const Manifest* finished, Leftover leftover, const std::atomic<bool>* interrupted);
   // Is the volume of this logical offset one of those?
   bool IsPublished(uint64_t offset) const;
 
@@ -77,7 +79,7 @@ class PackedTarget {
   // Opens every file as `published_` says and joins them.
   absl::Status OpenAll();
   absl::Status AllocateOne(size_t v, Leftover leftover);
-  absl::StatusOr<bool> HoldsFinished(int index, const Manifest& finished) const;
+  absl::StatusOr<bool> HoldsFinished(int index, const Manifest& finished, const std::atomic<bool>* interrupted) const;
   // Where the files are now.
   std::vector<std::string> PresentPaths() const;
 

@@ -22,6 +22,8 @@
 // file what was synced, and of the writes since then any part in any order (tests/fixtures/power_loss_file_system.h).
 //
 //  1  The journal's head is written. DST.partial is absent or stale; the head names the plan; nothing counts as done.
+//     A journal that held something is emptied, and that synced, before: old entries behind a new head would tell of
+//     records that --restart has thrown away.
 //
 //  2  DST.partial is allocated and reads as zeros. Both files are in their folder for good (OpenForWrite).
 //
@@ -41,7 +43,8 @@
 //     resume takes the header away again before it writes anything else.
 //
 //  8  DST.partial is renamed to DST, its folder synced. Atomic: DST is its old self (or absent) before, complete after.
-//     The rename cannot overtake the content, which is durable since 7.
+//     The rename cannot overtake the content, which is durable since 7. A kill between rename and sync leaves a DST
+//     that is complete and may still be lost: who finds it syncs the folder before he says that it is done.
 //
 //     Of a set of volumes, first the old first volume is removed, while none of the new ones has its name: without a
 //     first volume the old ones are no set. Then they are renamed, the first volume last: each state is a set without
@@ -149,7 +152,10 @@ class TransactionalWriter : public PackedWriter {
     if (!options_.share.is_whole()) {
       const std::string whole = JournalPath(destination_);
       KOMPAKT_ASSIGN_OR_RETURN(commit_lock, Journal::Open(fs_, whole));
-      if (!AnyPartial(fs_, target_->paths())) return fs_.Remove(whole);  // another share was faster
+      if (!AnyPartial(fs_, target_->paths())) {  // another share was faster, and may have died since
+        KOMPAKT_RETURN_IF_ERROR(fs_.SyncFolderOf(destination_));
+        return fs_.Remove(whole);
+      }
     }
     KOMPAKT_ASSIGN_OR_RETURN(const Manifest manifest, records_.FinishedManifest(destination_));
     KOMPAKT_RETURN_IF_ERROR(target_->ClearHeaders());
@@ -223,7 +229,8 @@ class TransactionalWriter : public PackedWriter {
     absl::optional<Manifest> finished;
     if (plan_.manifest.has_volumes() && records_.IsComplete(last)) finished = records_.ManifestOf(last);
     KOMPAKT_RETURN_IF_ERROR(target_->Resume(finished.has_value() ? &*finished : nullptr,
-                                            alone ? PackedTarget::kEmptied : PackedTarget::kShared));
+                                            alone ? PackedTarget::kEmptied : PackedTarget::kShared,
+                                            options_.interrupted));
     write_behind_ = std::make_unique<WriteBehind>(target_->data());
     if (alone) KOMPAKT_RETURN_IF_ERROR(target_->ClearHeaders());
     return TakeFinishedRecords(last);

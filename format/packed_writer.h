@@ -53,7 +53,7 @@ class PackedWriter {
  public:
   // Allocates the whole file at once (a full disk fails here, kResourceExhausted) or resumes: the records of the
   // journal are re-read and their XXH3 checked, damaged ones are written again. kFailedPrecondition when a journal of
-  // another plan lies there (it says what differs); kUnavailable when another process holds it.
+  // another plan lies there (it says what differs); kAborted when another process holds it.
   // A share re-reads its own records; those that other shares say are done count as done until Commit has read them. A
   // writer of the whole file goes on from the journals of shares as well.
   static absl::StatusOr<std::unique_ptr<PackedWriter>> Open(FileSystem& fs, const std::string& destination,
@@ -96,7 +96,7 @@ class PackedWriter {
 
   // All records are done: writes manifest and footer, syncs, re-reads every byte, writes the header, renames the file
   // (or the volumes) to the destination and removes the journals. kInternal when a record is missing. Of a share:
-  // kUnavailable when another one commits just now; OK when one has.
+  // kAborted when another one commits just now; OK when one has.
   virtual absl::Status Commit() = 0;
 };
 

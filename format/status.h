@@ -7,6 +7,7 @@
 // | kDataLoss, kFailedPrecondition, kOutOfRange | input corrupt or contradictory            | 3                  |
 // | kUnimplemented                             | input valid but not supported             | 3                  |
 // | kNotFound, kPermissionDenied, kUnavailable, kResourceExhausted | I/O, disk or memory   | 4                  |
+// | kAborted                                   | another process is at it                  | 4                  |
 // | kCancelled                                 | interrupted                               | 130                |
 // | anything else                              | a bug of ours                             | 70                 |
 //

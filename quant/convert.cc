@@ -143,6 +143,8 @@ absl::StatusOr<ConvertReport> Convert(const TensorSource& source, const QuantRec
     KOMPAKT_RETURN_IF_ERROR(CheckReplaceable(fs, there));
     absl::StatusOr<ConvertReport> same = CheckExisting(source, write, there, options, fs);
     if (same.ok()) {
+      // The run that renamed it may have died before the folder was synced, and its journal is still of use until then.
+      KOMPAKT_RETURN_IF_ERROR(fs.SyncFolderOf(there));
       RemoveStaleJournals(fs, destination, paths);
       return same;
     }
@@ -177,7 +179,7 @@ absl::StatusOr<ConvertReport> Convert(const TensorSource& source, const QuantRec
     if (!report.unfinished_shares.empty()) return report;
   }
   const absl::Status committed = writer->Commit();
-  if (!options.share.is_whole() && absl::IsUnavailable(committed)) {
+  if (!options.share.is_whole() && absl::IsAborted(committed)) {
     report.committed_by_another = true;
     return report;
   }

@@ -17,6 +17,7 @@ ExitCode ExitCodeOf(const absl::Status& status) {
     case absl::StatusCode::kNotFound:
     case absl::StatusCode::kPermissionDenied:
     case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kAborted:
     case absl::StatusCode::kResourceExhausted:
       return kExitIo;
     case absl::StatusCode::kCancelled:

@@ -2,9 +2,11 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <filesystem>
 
+#include "format/read_fully.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fixtures/scratch_folder.h"
@@ -51,6 +53,40 @@ TEST(WriteFully, FailsByTheSystemsErrorWithThePath) {
   EXPECT_FALSE(WriteFully(failing(EIO), ~uint64_t{0}, Bytes("x"), "f").ok());
 }
 
+TEST(ReadFully, ContinuesShortReadsRepeatsInterruptedOnesAndStopsAtTheEnd) {
+  const std::vector<uint8_t> file = Bytes("ten bytes.");
+  int calls = 0;
+  const auto short_reads = [&](uint8_t* data, uint64_t count, uint64_t offset) -> int64_t {
+    if (++calls % 2 == 0) {
+      errno = EINTR;
+      return -1;
+    }
+    const uint64_t n = std::min<uint64_t>({3, count, file.size() - offset});
+    std::copy_n(file.begin() + static_cast<ptrdiff_t>(offset), n, data);
+    return static_cast<int64_t>(n);
+  };
+  std::vector<uint8_t> bytes(8);
+  EXPECT_EQ(ReadFully(short_reads, 1, absl::MakeSpan(bytes), "f").value(), 8u);
+  EXPECT_EQ(bytes, Bytes("en bytes"));
+  EXPECT_GE(calls, 5);
+  EXPECT_EQ(ReadFully(short_reads, 6, absl::MakeSpan(bytes), "f").value(), 4u) << "the file ends there";
+}
+
+TEST(ReadFully, FailsByTheSystemsErrorWithThePath) {
+  std::vector<uint8_t> bytes(8);
+  int calls = 0;
+  const auto failing = [&](uint8_t*, uint64_t, uint64_t) -> int64_t {
+    if (++calls == 1) return 5;  // what a bad sector behind it lets through
+    errno = EIO;
+    return -1;
+  };
+  const absl::Status status = ReadFully(failing, 0, absl::MakeSpan(bytes), "disk/f").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("disk/f"));
+  EXPECT_EQ(ReadFully(failing, ~uint64_t{0}, absl::MakeSpan(bytes), "f").status().code(),
+            absl::StatusCode::kOutOfRange);
+}
+
 TEST(PosixFileSystem, WritesReadsAndMaps) {
   const ScratchFolder folder;
   const auto file = PosixFileSystem().OpenForWrite(folder / "f");
@@ -91,11 +127,11 @@ TEST(PosixFileSystem, ALockIsHeldOnceAndNotOnAFileThatWasReplaced) {
   auto second = fs.OpenForWrite(folder / "f");
   ASSERT_TRUE(first.ok() && second.ok());
   EXPECT_TRUE((*first)->Lock().ok());
-  EXPECT_EQ((*second)->Lock().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ((*second)->Lock().code(), absl::StatusCode::kAborted);
   ASSERT_TRUE(fs.Rename(folder / "f", folder / "g").ok());
   first->reset();
   const absl::Status late = (*second)->Lock();
-  EXPECT_EQ(late.code(), absl::StatusCode::kUnavailable) << "it would write into what is now g";
+  EXPECT_EQ(late.code(), absl::StatusCode::kAborted) << "it would write into what is now g";
 }
 
 TEST(PosixFileSystem, SaysWhatIsWrong) {

@@ -195,7 +195,7 @@ TEST(PackedWriter, KeepsASecondWriterOfTheSameDestinationOut) {
   const auto first = PackedWriter::Open(PosixFileSystem(), path, plan, {});
   ASSERT_TRUE(first.ok()) << first.status();
   const auto second = PackedWriter::Open(PosixFileSystem(), path, plan, {});
-  EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kAborted);
   EXPECT_THAT(std::string(second.status().message()), HasSubstr("another process"));
 }
 

@@ -146,13 +146,13 @@ TEST(WriteShare, SharesThatFinishAtTheSameMomentCompleteItOnce) {
           outcome = unfinished.status();
           if (!outcome.ok() || !unfinished->empty()) return;
           outcome = (*writer)->Commit();
-          if (absl::IsUnavailable(outcome)) outcome = absl::OkStatus();  // another one does
+          if (absl::IsAborted(outcome)) outcome = absl::OkStatus();  // another one does
         });
       }
       for (std::thread& thread : threads) thread.join();
       // One that starts while another completes may find it locked, or the file done; run again, it has nothing to do.
       for (const absl::Status& outcome : outcomes) {
-        EXPECT_TRUE(outcome.ok() || absl::IsUnavailable(outcome)) << outcome;
+        EXPECT_TRUE(outcome.ok() || absl::IsAborted(outcome)) << outcome;
       }
       const auto state = InspectUnfinished(PosixFileSystem(), path);
       if (state.ok()) {
@@ -196,16 +196,16 @@ TEST(WriteShare, AWriterOfTheWholeGoesOnFromShares) {
     const auto share = PackedWriter::Open(PosixFileSystem(), path, plan, Share(1, 2));
     ASSERT_TRUE(share.ok()) << share.status();
     ASSERT_TRUE(WriteMine(**share, plan).ok());
-    EXPECT_TRUE(absl::IsUnavailable(PackedWriter::Open(PosixFileSystem(), path, plan, {}).status()))
+    EXPECT_TRUE(absl::IsAborted(PackedWriter::Open(PosixFileSystem(), path, plan, {}).status()))
         << "while the share is written";
-    EXPECT_TRUE(absl::IsUnavailable(PackedWriter::Open(PosixFileSystem(), path, plan, Share(1, 2)).status()))
+    EXPECT_TRUE(absl::IsAborted(PackedWriter::Open(PosixFileSystem(), path, plan, Share(1, 2)).status()))
         << "the same share twice";
   }
   {
     const auto whole = PackedWriter::Open(PosixFileSystem(), path, plan, {});
     ASSERT_TRUE(whole.ok()) << whole.status();
     EXPECT_GT((*whole)->resumed_records(), 0);
-    EXPECT_TRUE(absl::IsUnavailable(PackedWriter::Open(PosixFileSystem(), path, plan, Share(0, 2)).status()))
+    EXPECT_TRUE(absl::IsAborted(PackedWriter::Open(PosixFileSystem(), path, plan, Share(0, 2)).status()))
         << "while the whole is written";
   }
   const absl::Status finished = WriteSyntheticFile(PosixFileSystem(), path, plan, kSeed);

@@ -54,6 +54,7 @@ TEST(ExitCode, EveryKindOfErrorHasTheCodeOfTheTable) {
   EXPECT_EQ(ExitCodeOf(absl::FailedPreconditionError("")), 3);
   EXPECT_EQ(ExitCodeOf(absl::UnimplementedError("")), 3);
   EXPECT_EQ(ExitCodeOf(absl::NotFoundError("")), 4);
+  EXPECT_EQ(ExitCodeOf(absl::AbortedError("")), 4);
   EXPECT_EQ(ExitCodeOf(absl::ResourceExhaustedError("")), 4);
   EXPECT_EQ(ExitCodeOf(absl::CancelledError("")), 130);
   EXPECT_EQ(ExitCodeOf(absl::InternalError("")), 70);
