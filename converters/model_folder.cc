@@ -14,6 +14,7 @@
 #include "format/file_system.h"
 #include "format/parallel_for.h"
 #include "format/status.h"
+#include "format/write_behind.h"
 
 namespace kompakt {
 namespace {
@@ -148,8 +149,7 @@ class FolderWriter {
     const std::string path = JoinPath(folder_, shard.name);
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, PosixFileSystem().OpenForWrite(path));
     KOMPAKT_RETURN_IF_ERROR(file->Allocate(shard.header.size() + shard.bytes));
-    KOMPAKT_RETURN_IF_ERROR(file->WriteAt(
-        0, absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(shard.header.data()), shard.header.size())));
+    WriteBehind write_behind(*file);
     std::vector<Piece> pieces;
     uint64_t offset = shard.header.size();
     for (const OutputTensor* tensor : shard.tensors) {
@@ -162,10 +162,17 @@ class FolderWriter {
     }
     ParallelFor(options_.threads, static_cast<int64_t>(pieces.size()), [&](int64_t i, int /*worker*/) {
       if (Stopped()) return;
-      Report(WritePiece(*file, pieces[static_cast<size_t>(i)]), pieces[static_cast<size_t>(i)].bytes());
+      const Piece& piece = pieces[static_cast<size_t>(i)];
+      absl::Status status = WritePiece(*file, piece);
+      if (status.ok()) status = write_behind.Wrote(piece.offset, piece.bytes());
+      Report(status, piece.bytes());
     });
     KOMPAKT_RETURN_IF_ERROR(failure_);
-    if (Interrupted()) return absl::CancelledError("interrupted; nothing of the export is kept");
+    if (Interrupted()) return absl::CancelledError("nothing of the export is kept");
+    // Its header makes it a file of tensors: last, so that nothing that a crash leaves passes for one.
+    KOMPAKT_RETURN_IF_ERROR(file->Sync());
+    KOMPAKT_RETURN_IF_ERROR(file->WriteAt(
+        0, absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(shard.header.data()), shard.header.size())));
     return file->Sync();
   }
 
@@ -227,6 +234,10 @@ absl::StatusOr<FolderReport> WriteInto(const std::string& folder, std::vector<Ou
   for (const Shard& shard : shards) {
     KOMPAKT_RETURN_IF_ERROR(writer.Write(shard));
     report.files.push_back(shard.name);
+  }
+  for (const OutputTensor& tensor : tensors) {
+    if (!tensor.observations) continue;
+    for (std::string& observation : tensor.observations()) report.observations.push_back(std::move(observation));
   }
   std::vector<FolderFile> texts = files;
   if (shards.size() > 1) texts.push_back({"model.safetensors.index.json", IndexText(shards)});

@@ -35,6 +35,7 @@ struct FolderReport {
   std::vector<std::string> files;  // as written, ascending
   int64_t tensors = 0;
   uint64_t tensor_bytes = 0;
+  std::vector<std::string> observations;  // what reading the tensors has shown (OutputTensor)
 };
 
 // kAlreadyExists: the destination is there and `force` is not set, or it is more than a folder of plain files.

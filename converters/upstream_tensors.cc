@@ -72,10 +72,12 @@ OutputTensor CopyOutput(const FoundTensor& found) {
 OutputTensor ModuleOutput(const std::string& module, std::shared_ptr<const StoredTensor> tensor, Dtype dtype) {
   const int64_t rows = tensor->rows();
   const int64_t cols = tensor->cols();
-  return CastOutput(module + ".weight", {AsBytes(rows), AsBytes(cols)}, rows, cols, dtype,
-                    [tensor](int64_t begin, int64_t end, absl::Span<float> out) {
-                      return tensor->ReadF32(begin, end, out, nullptr);
-                    });
+  OutputTensor out = CastOutput(module + ".weight", {AsBytes(rows), AsBytes(cols)}, rows, cols, dtype,
+                                [tensor](int64_t begin, int64_t end, absl::Span<float> out) {
+                                  return tensor->ReadF32(begin, end, out, nullptr);
+                                });
+  out.observations = [tensor] { return tensor->Observations(); };
+  return out;
 }
 
 // A plain tensor of any rank as F32.

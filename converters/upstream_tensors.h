@@ -35,6 +35,8 @@ struct OutputTensor {
   uint64_t scratch_row_bytes = 0;  // memory that making one row takes besides
   // Fills `out` with rows [row_begin, row_end); safe from several threads.
   std::function<absl::Status(int64_t row_begin, int64_t row_end, uint8_t* out)> read;
+  // What reading it has shown that is suspicious but usable (TensorSource::observations); may be empty.
+  std::function<std::vector<std::string>()> observations = nullptr;
 
   uint64_t bytes() const { return static_cast<uint64_t>(rows) * row_bytes; }
 };

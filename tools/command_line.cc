@@ -86,7 +86,11 @@ int UnknownArgument(const CLI::App& app, absl::string_view verb, const std::stri
 
 int Fail(const absl::Status& status) {
   const ExitCode code = ExitCodeOf(status);
-  PrintNotice(absl::StrCat(code == kExitInterrupted ? "interrupted: " : "error: ", status.message()));
+  if (code == kExitInterrupted) {
+    PrintNoticeLines(absl::StrCat("interrupted: ", status.message()));  // the command to go on has a line of its own
+  } else {
+    PrintNotice(absl::StrCat("error: ", status.message()));
+  }
   if (code == kExitBug) {
     PrintNotice("This is a bug of kompakt. Please report it with the command line and the message above.");
   }
@@ -112,9 +116,11 @@ const std::atomic<bool>& Interrupted() { return interrupted; }
 StopsByItself::StopsByItself() { ++stops_by_itself; }
 StopsByItself::~StopsByItself() { --stops_by_itself; }
 
-std::string CommandLineText() {
+std::string CommandLineText(absl::string_view flag) {
   std::vector<std::string> words;
-  for (const std::string& word : command_line) words.push_back(Quoted(word));
+  for (const std::string& word : command_line) {
+    if (flag.empty() || word != flag) words.push_back(Quoted(word));
+  }
   return absl::StrJoin(words, " ");
 }
 

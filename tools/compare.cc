@@ -16,6 +16,7 @@
 #include "runtime/tokenizer.h"
 #include "tools/compare_html.h"
 #include "tools/compare_report.h"
+#include "tools/json_text.h"
 #include "tools/model_input.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
@@ -113,7 +114,7 @@ class CompareVerb : public Verb {
     }
     report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (!html_.empty()) KOMPAKT_RETURN_IF_ERROR(ReplaceFile(PosixFileSystem(), html_, CompareHtml(report)));
-    PrintAnswer(json_ ? CompareJson(report).dump(2) + "\n" : CompareText(report));
+    PrintAnswer(json_ ? JsonText(CompareJson(report)) : CompareText(report));
     const double kl = report.comparison.divergence.kl.mean();
     if (gate_.empty() || kl <= gate) return kExitYes;
     PrintNotice(absl::StrCat("the mean KL of ", kl, " is above the gate of ", gate));
@@ -241,14 +242,12 @@ class CompareVerb : public Verb {
     }
     const int64_t tokens = chunks.count() * (chunks.context() - chunks.first_scored() - 1);
     if (json_) {
-      PrintAnswer(nlohmann::ordered_json({{"baseline", save_baseline_},
-                                          {"original", original_},
-                                          {"text", text_},
-                                          {"tokens_scored", tokens},
-                                          {"chunks", chunks.count()},
-                                          {"file_bytes", writer->bytes()}})
-                      .dump(2) +
-                  "\n");
+      PrintAnswer(JsonText({{"baseline", save_baseline_},
+                            {"original", original_},
+                            {"text", text_},
+                            {"tokens_scored", tokens},
+                            {"chunks", chunks.count()},
+                            {"file_bytes", writer->bytes()}}));
     } else {
       PrintAnswer(absl::StrCat(save_baseline_, ": ", tokens, " scored tokens in ", chunks.count(), " chunks of ",
                                chunks.context(), ", ", writer->bytes(), " bytes\n"));

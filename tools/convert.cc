@@ -9,9 +9,12 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "format/packed_target.h"
 #include "format/status.h"
+#include "format/volume_name.h"
 #include "nlohmann/json.hpp"
+#include "tools/json_text.h"
 #include "tools/machine_memory.h"
 #include "tools/model_input.h"
 #include "tools/plan_report.h"
@@ -111,27 +114,33 @@ class ConvertVerb : public Verb {
       report = kompakt::Convert(source, recipe, destination_, options, PosixFileSystem());
     }
     if (absl::IsCancelled(report.status())) {
-      return absl::CancelledError(
-          absl::StrCat("what is done is kept in ", KeptIn(), "; go on with:\n  ", CommandLineText()));
+      // Once more with --restart would throw away what this run has done.
+      return absl::CancelledError(absl::StrCat(WhatIsKept(), "; go on with:\n  ", CommandLineText("--restart")));
     }
     if (!report.ok()) return report.status();
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     // Of several ranks the one that completed the file tells; of several parts each tells.
     const bool waits = !report->unfinished_shares.empty() || report->committed_by_another;
     if (!waits || !part_.empty()) {
-      PrintAnswer(json_   ? Json(*report, seconds).dump(2) + "\n"
-                  : waits ? WaitingText(*report)
-                          : Text(*report, seconds));
+      PrintAnswer(json_ ? JsonText(Json(*report, seconds)) : waits ? WaitingText(*report) : Text(*report, seconds));
     }
     // Known only now: the file is right, its source is suspicious.
     KOMPAKT_RETURN_IF_ERROR(ReportObservations(source, source_flags_));
     return kExitYes;
   }
 
-  // The names of volumes depend on their number, which only the plan knows.
-  std::string KeptIn() const {
-    if (volume_bytes_ == 0) return PartialPath(destination_);
-    return absl::StrCat(destination_, "'s volumes, .partial,");
+  // The names of volumes depend on their number, which only the plan knows: what lies there tells.
+  std::string WhatIsKept() const {
+    std::vector<std::string> kept;
+    for (const std::string& path : PosixFileSystem().ListPrefix(std::string(absl::StripSuffix(destination_, ".kpk")))) {
+      const absl::string_view whole = absl::StripSuffix(path, ".partial");
+      if (whole.size() == path.size()) continue;
+      const absl::optional<VolumeName> volume = ParseVolumePath(std::string(whole));
+      if (whole == destination_ || (volume.has_value() && volume->whole == destination_)) kept.push_back(path);
+    }
+    if (kept.empty()) return "nothing was written yet";
+    if (kept.size() > 3) kept = {absl::StrCat(kept.front(), " to ", kept.back())};
+    return absl::StrCat("what is done is kept in ", absl::StrJoin(kept, ", "));
   }
 
   std::string WaitingText(const ConvertReport& report) const {

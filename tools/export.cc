@@ -1,5 +1,5 @@
 // kompakt export SRC OUT --to safetensors [--dtype bf16|f32|source] [--loose] [--config FILE] [--ram SIZE] [-t N]
-// [--force]
+// [--strict] [--force]
 #include <chrono>
 
 #include "absl/strings/str_cat.h"
@@ -12,7 +12,9 @@
 #include "format/packed_source.h"
 #include "format/status.h"
 #include "tools/byte_size.h"
+#include "tools/json_text.h"
 #include "tools/model_input.h"
+#include "tools/source_flags.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
 
@@ -34,6 +36,7 @@ class ExportVerb : public Verb {
     app.add_option("--config", config_, "With --loose: the config.json that says how the tensors are quantized");
     app.add_option("--ram", ram_, "Memory for tensors in work, such as 512MiB (default 256MiB)");
     app.add_option("-t,--threads", threads_, "Threads; 0 (default) takes every processor");
+    DeclareStrictFlag(app, source_flags_);
     app.add_flag("--force", force_, "Replace the destination, if it is a folder of plain files");
   }
 
@@ -55,6 +58,7 @@ class ExportVerb : public Verb {
   absl::StatusOr<ExitCode> ExportPacked(ExportDtype dtype) {
     KOMPAKT_ASSIGN_OR_RETURN(auto file, PackedReader::Open(source_));
     const std::unique_ptr<TensorSource> source = OpenPackedValues(std::move(file));
+    KOMPAKT_RETURN_IF_ERROR(ReportNotices(source->notices(), source_flags_));
     KOMPAKT_ASSIGN_OR_RETURN(std::vector<OutputTensor> tensors, OutputsOfSource(*source, dtype));
     std::vector<FolderFile> files;
     for (const AssetFile& asset : source->assets().files()) {
@@ -71,7 +75,7 @@ class ExportVerb : public Verb {
   absl::StatusOr<ExitCode> ExportUpstream(ExportDtype dtype) {
     if (!loose_) {  // every tensor that the model calls for is there and fits
       KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenCheckpoint(source_));
-      (void)source;
+      KOMPAKT_RETURN_IF_ERROR(ReportNotices(source->notices(), source_flags_));
     }
     KOMPAKT_ASSIGN_OR_RETURN(const ExportFiles upstream, OpenExportFiles(source_, config_));
     KOMPAKT_ASSIGN_OR_RETURN(std::vector<OutputTensor> tensors,
@@ -89,6 +93,7 @@ class ExportVerb : public Verb {
     const auto start = std::chrono::steady_clock::now();
     absl::StatusOr<FolderReport> report;
     {
+      const StopsByItself stops_by_itself;
       Progress progress("export", "bytes");
       options_.progress = [&](uint64_t done, uint64_t total) { progress.Update(done, total); };
       report = WriteModelFolder(std::move(tensors), files, destination_, options_);
@@ -99,15 +104,18 @@ class ExportVerb : public Verb {
       const nlohmann::ordered_json answer = {{"folder", destination_},     {"dtype", dtype_},
                                              {"tensors", report->tensors}, {"tensor_bytes", report->tensor_bytes},
                                              {"files", report->files},     {"seconds", seconds}};
-      PrintAnswer(answer.dump(2) + "\n");
+      PrintAnswer(JsonText(answer));
     } else {
       PrintAnswer(absl::StrFormat("%s  %d files, %d tensors, %s bytes as %s in %.2f s\n", destination_,
                                   report->files.size(), report->tensors,
                                   GroupedDigits(static_cast<int64_t>(report->tensor_bytes)), dtype_, seconds));
     }
+    // Known only now: the folder is right, its source is suspicious.
+    KOMPAKT_RETURN_IF_ERROR(ReportNotices(report->observations, source_flags_));
     return kExitYes;
   }
 
+  SourceFlags source_flags_;
   std::string source_;
   std::string destination_;
   std::string to_ = "safetensors";

@@ -11,6 +11,7 @@
 #include "format/status.h"
 #include "format/volume_plan.h"
 #include "nlohmann/json.hpp"
+#include "tools/json_text.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
 
@@ -106,7 +107,7 @@ class InspectVerb : public Verb {
   absl::StatusOr<ExitCode> WholeFile() {
     const Manifest& manifest = file_->manifest();
     const std::vector<RoleSummary> rows = Summarise(manifest);
-    PrintAnswer(json_ ? FileJson(manifest, rows).dump(2) + "\n" : FileText(manifest, rows));
+    PrintAnswer(json_ ? JsonText(FileJson(manifest, rows)) : FileText(manifest, rows));
     return kExitYes;
   }
 
@@ -269,7 +270,7 @@ class InspectVerb : public Verb {
                                      {"histogram", histogram.counts}};
       if (const auto nmse = error.nmse_db()) json["nmse_db"] = *nmse;
       if (error.any) json["max_abs_error"] = error.max_abs;
-      PrintAnswer(json.dump(2) + "\n");
+      PrintAnswer(JsonText(json));
       return kExitYes;
     }
     std::string text = absl::StrFormat(

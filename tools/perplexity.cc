@@ -8,6 +8,7 @@
 #include "format/status.h"
 #include "nlohmann/json.hpp"
 #include "runtime/tokenizer.h"
+#include "tools/json_text.h"
 #include "tools/model_input.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
@@ -26,7 +27,6 @@ class PerplexityVerb : public Verb {
   }
 
   absl::StatusOr<ExitCode> Run() override {
-    const StopsByItself stops_by_itself;
     KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
     KOMPAKT_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(text_));
     KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_, threads));
@@ -41,7 +41,7 @@ class PerplexityVerb : public Verb {
       Progress progress("perplexity", "chunks");
       result = Perplexity(loaded.model, ids, bos, context_, [&](int64_t done, int64_t total) {
         progress.Update(static_cast<uint64_t>(done), static_cast<uint64_t>(total));
-        return !Interrupted();
+        return true;
       });
     }
     if (!result.ok()) return result.status();
@@ -57,7 +57,7 @@ class PerplexityVerb : public Verb {
                                          {"tokens_scored", result->tokens_scored},
                                          {"seconds", seconds}};
     PrintAnswer(json_
-                    ? json.dump(2) + "\n"
+                    ? JsonText(json)
                     : absl::StrFormat("perplexity %.4f +/- %.4f  (%d of %d tokens scored in %d chunks of %d, %.1f s)\n",
                                       result->perplexity, result->stderr_perplexity, result->tokens_scored,
                                       result->tokens, result->chunks, context_, seconds));

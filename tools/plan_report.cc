@@ -7,6 +7,7 @@
 #include "format/status.h"
 #include "nlohmann/json.hpp"
 #include "quant/convert.h"
+#include "tools/json_text.h"
 #include "tools/model_input.h"
 #include "tools/preflight.h"
 #include "tools/terminal.h"
@@ -196,7 +197,7 @@ nlohmann::ordered_json PlanJson(const TensorSource& source, const PlanReport& re
 absl::StatusOr<ExitCode> AnswerPlan(const TensorSource& source, const RecipeFlags& flags,
                                     const std::string& destination, int threads, const RamLimit& ram, bool json) {
   KOMPAKT_ASSIGN_OR_RETURN(const PlanReport report, MakePlanReport(source, flags, destination, threads, ram));
-  PrintAnswer(json ? PlanJson(source, report).dump(2) + "\n" : PlanText(source, report));
+  PrintAnswer(json ? JsonText(PlanJson(source, report)) : PlanText(source, report));
   KOMPAKT_RETURN_IF_ERROR(report.preflight.Outcome());
   return kExitYes;
 }

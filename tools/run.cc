@@ -14,6 +14,7 @@
 #include "runtime/sampler.h"
 #include "runtime/session.h"
 #include "runtime/tokenizer.h"
+#include "tools/json_text.h"
 #include "tools/model_input.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
@@ -124,7 +125,6 @@ class RunVerb : public Verb {
   }
 
   absl::StatusOr<ExitCode> Run() override {
-    const StopsByItself stops_by_itself;
     KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
     KOMPAKT_ASSIGN_OR_RETURN(Sampler sampler, Sampler::Create(sampling_));
     if (max_new_ < -1) return UsageError("-n must be -1 or more, found ", max_new_);
@@ -220,6 +220,7 @@ class RunVerb : public Verb {
     if (!out.ok()) return out.status();
     timing.prompt_seconds = SecondsSince(start);
 
+    const StopsByItself stops_by_itself;  // from here on there is an answer to finish
     std::vector<int32_t> generated;
     const char* stopped = "limit";
     bool open = true;  // stdout still takes text
@@ -251,10 +252,7 @@ class RunVerb : public Verb {
     timing.thought_tokens = splitter.thought_tokens();
     timing.answer_tokens = splitter.answer_tokens();
     printer.Finish();
-    if (json_)
-      PrintAnswer(Json(printer, timing, prompt_ids, generated, stopped)
-                      .dump(2, ' ', false, nlohmann::json::error_handler_t::replace) +
-                  "\n");
+    if (json_) PrintAnswer(JsonText(Json(printer, timing, prompt_ids, generated, stopped)));
     if (stats_) PrintStats(timing, session.cache_bytes(), stopped);
     return Interrupted() ? absl::StatusOr<ExitCode>(kExitInterrupted) : absl::StatusOr<ExitCode>(kExitYes);
   }

@@ -18,7 +18,9 @@ namespace {
 
 constexpr absl::string_view kWarning = "warning: ";
 
-absl::Status Report(const std::vector<std::string>& notices, const SourceFlags& flags) {
+}  // namespace
+
+absl::Status ReportNotices(const std::vector<std::string>& notices, const SourceFlags& flags) {
   std::vector<absl::string_view> warnings;
   for (const std::string& notice : notices) {
     const bool warning = absl::StartsWith(notice, kWarning);
@@ -31,10 +33,12 @@ absl::Status Report(const std::vector<std::string>& notices, const SourceFlags& 
                    warnings.size() == 1 ? " warning: " : " warnings: ", absl::StrJoin(warnings, "; ")));
 }
 
-}  // namespace
-
 void DeclareSourceFlags(CLI::App& app, SourceFlags& flags) {
   app.add_flag("--keep-mtp", flags.keep_mtp, "Keep the layers that predict further tokens, at 8 bits");
+  DeclareStrictFlag(app, flags);
+}
+
+void DeclareStrictFlag(CLI::App& app, SourceFlags& flags) {
   app.add_flag("--strict", flags.strict, "Take a warning about the source as an error (exit 3)");
 }
 
@@ -47,12 +51,12 @@ absl::StatusOr<std::unique_ptr<TensorSource>> OpenFlaggedSource(const std::strin
     notices.push_back(absl::StrCat(kWarning, "the packed file will take token ids only, because its tokenizer cannot ",
                                    "be used: ", tokenizer.message()));
   }
-  KOMPAKT_RETURN_IF_ERROR(Report(notices, flags));
+  KOMPAKT_RETURN_IF_ERROR(ReportNotices(notices, flags));
   return source;
 }
 
 absl::Status ReportObservations(const TensorSource& source, const SourceFlags& flags) {
-  return Report(source.observations(), flags);
+  return ReportNotices(source.observations(), flags);
 }
 
 }  // namespace kompakt

@@ -6,6 +6,7 @@
 #include "format/status.h"
 #include "nlohmann/json.hpp"
 #include "runtime/tokenizer.h"
+#include "tools/json_text.h"
 #include "tools/model_input.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
@@ -41,7 +42,7 @@ class TokenizeVerb : public Verb {
     }
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer->Encode(text, !no_special_));
     if (json_) {
-      PrintAnswer(nlohmann::ordered_json({{"ids", ids}, {"pieces", Pieces(*tokenizer, ids)}}).dump() + "\n");
+      PrintAnswer(JsonText({{"ids", ids}, {"pieces", Pieces(*tokenizer, ids)}}, -1));
     } else {
       PrintAnswer(absl::StrCat(absl::StrJoin(ids, ","), "\n"));
     }
@@ -67,8 +68,7 @@ class TokenizeVerb : public Verb {
     }
     const std::string text = tokenizer.Decode(ids, no_special_);
     if (json_) {
-      PrintAnswer(nlohmann::ordered_json({{"text", text}, {"ids", ids}, {"pieces", Pieces(tokenizer, ids)}}).dump() +
-                  "\n");
+      PrintAnswer(JsonText({{"text", text}, {"ids", ids}, {"pieces", Pieces(tokenizer, ids)}}, -1));
     } else {
       PrintRaw(isatty(STDOUT_FILENO) != 0 ? text + "\n" : text);
     }

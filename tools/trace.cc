@@ -6,6 +6,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/mtp.h"
 #include "runtime/session.h"
+#include "tools/json_text.h"
 #include "tools/model_input.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
@@ -31,7 +32,6 @@ class TraceVerb : public Verb {
   }
 
   absl::StatusOr<ExitCode> Run() override {
-    const StopsByItself stops_by_itself;
     KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ParseIds(ids_));
     if (ids.empty()) return UsageError("--ids: no token ids given");
@@ -56,7 +56,6 @@ class TraceVerb : public Verb {
     KOMPAKT_ASSIGN_OR_RETURN(const auto session, Session::Create(model, static_cast<int64_t>(n)));
     const size_t step = chunk_ == 0 ? n : static_cast<size_t>(chunk_);
     for (size_t begin = 0; begin < n; begin += step) {
-      if (Interrupted()) return absl::CancelledError("trace was stopped; nothing was written");
       const size_t count = std::min(step, n - begin);
       ForwardTrace trace;
       KOMPAKT_ASSIGN_OR_RETURN(
@@ -87,13 +86,11 @@ class TraceVerb : public Verb {
                   Tensor("router_ids", "I64", {moe_layers, n, k}, router_ids_),
                   Tensor("router_weights", "F32", {moe_layers, n, k}, router_weights_)}));
     if (json_) {
-      PrintAnswer(nlohmann::ordered_json({{"output", output_},
-                                          {"tokens", n},
-                                          {"layers", arch.num_hidden_layers()},
-                                          {"moe_layers", moe_layers},
-                                          {"vocab_size", arch.vocab_size()}})
-                      .dump(2) +
-                  "\n");
+      PrintAnswer(JsonText({{"output", output_},
+                            {"tokens", n},
+                            {"layers", arch.num_hidden_layers()},
+                            {"moe_layers", moe_layers},
+                            {"vocab_size", arch.vocab_size()}}));
     } else {
       PrintAnswer(absl::StrCat(output_, ": ids logits hidden router_ids router_weights of ", n, " tokens\n"));
     }
@@ -118,9 +115,7 @@ class TraceVerb : public Verb {
          Tensor("router_ids", "I64", {n - 1, k}, router_ids),
          Tensor("router_weights", "F32", {n - 1, k}, trace.router_weights)}));
     if (json_) {
-      PrintAnswer(
-          nlohmann::ordered_json({{"output", output_}, {"tokens", n - 1}, {"vocab_size", arch.vocab_size()}}).dump(2) +
-          "\n");
+      PrintAnswer(JsonText({{"output", output_}, {"tokens", n - 1}, {"vocab_size", arch.vocab_size()}}));
     } else {
       PrintAnswer(absl::StrCat(output_, ": ids mtp_input mtp_layer_out mtp_logits router_ids router_weights of ", n - 1,
                                " tokens\n"));

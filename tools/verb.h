@@ -52,7 +52,7 @@ class StopsByItself {
   StopsByItself& operator=(const StopsByItself&) = delete;
 };
 
-// This process' command line as a shell takes it.
-std::string CommandLineText();
+// This process' command line as a shell takes it, to go on with what it left: without `flag`.
+std::string CommandLineText(absl::string_view flag = "");
 
 }  // namespace kompakt

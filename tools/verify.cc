@@ -7,6 +7,7 @@
 #include "format/write_share.h"
 #include "nlohmann/json.hpp"
 #include "quant/source_check.h"
+#include "tools/json_text.h"
 #include "tools/model_input.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
@@ -77,7 +78,7 @@ class VerifyVerb : public Verb {
                                          {"records", state.records},
                                          {"finished_records", state.finished},
                                          {"splits", std::move(splits)}};
-    PrintAnswer(json_ ? json.dump(2) + "\n" : text);
+    PrintAnswer(json_ ? JsonText(json) : text);
     return kExitNo;
   }
 
@@ -93,7 +94,7 @@ class VerifyVerb : public Verb {
                           {"parameters_checked", check->parameters_checked},
                           {"differences", check->differences}};
       }
-      PrintAnswer(json.dump(2) + "\n");
+      PrintAnswer(JsonText(json));
     } else {
       std::string text = intact ? absl::StrCat(path_, ": intact, ", GroupedDigits(static_cast<int64_t>(bytes)),
                                                " bytes, every checksum right\n")

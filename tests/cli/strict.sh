@@ -46,3 +46,37 @@ expect 3 "$KOMPAKT" plan odd
 stderr_has '\\u001b\['
 check "no escape reached stderr" bash -c '! grep -q $'"'"'\x1b'"'"' .stderr'
 check "no line of its own" bash -c '! grep -q "^error: all is well" .stderr'
+
+# export: the same warnings, the same --strict.
+cp -r "$DATA/checkpoints/v2lite" odd_export
+chmod -R u+w odd_export
+"$PYTHON" - <<'TEXT'
+import json
+config = json.load(open("odd_export/config.json"))
+config["attn_temperature"] = 3
+json.dump(config, open("odd_export/config.json", "w"))
+TEXT
+expect 3 "$KOMPAKT" export odd_export out --strict
+stderr_has '^error: --strict: 1 warning: .*attn_temperature'
+check "nothing was written" test ! -e out -a ! -e out.partial
+expect 0 "$KOMPAKT" export odd_export out
+stderr_has '^warning: .*attn_temperature'
+rm -r out
+expect 3 "$KOMPAKT" export odd.kpk out --strict
+stderr_has 'attn_temperature'
+
+# Names that are not UTF-8: JSON has replacement characters in their place, and it is no bug of ours.
+expect 0 "$KOMPAKT" convert "$DATA/checkpoints/v2lite" $'n\xffame.kpk' --json
+stdout_has 'n.*ame\.kpk'
+for verb in inspect verify; do
+  expect 0 "$KOMPAKT" "$verb" $'n\xffame.kpk' --json
+done
+cp -r "$DATA/checkpoints/v2lite" $'s\xffource'
+expect 0 "$KOMPAKT" plan $'s\xffource' --json
+expect 0 "$KOMPAKT" export $'s\xffource' $'o\xffut' --json
+chmod -R u+w $'s\xffource'
+mv $'s\xffource/model.safetensors' $'s\xffource/mo\xfedel.safetensors'
+"$KOMPAKT" convert $'s\xffource' shard.kpk --json >.stdout 2>.stderr && code=0 || code=$?
+check "a shard's name that is not UTF-8 is an answer, not a bug (found exit code $code)" test "$code" -ne 70
+printf '{"architectures":["Deep\xffseekV2ForCausalLM"]}' >$'s\xffource/config.json'
+expect 3 "$KOMPAKT" plan $'s\xffource' --json
