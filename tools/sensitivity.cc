@@ -12,6 +12,7 @@
 #include "format/status.h"
 #include "quant/trial_weights.h"
 #include "runtime/tokenizer.h"
+#include "tools/json_text.h"
 #include "tools/model_input.h"
 #include "tools/sensitivity_file.h"
 #include "tools/terminal.h"
@@ -71,7 +72,7 @@ class SensitivityVerb : public Verb {
     report.chunks = bench->chunks();
     report.tokens_scored = bench->tokens_scored();
     KOMPAKT_RETURN_IF_ERROR(Measure(model, trials, format, *bench, report));
-    const std::string json = SensitivityJson(report).dump(2) + "\n";
+    const std::string json = JsonText(SensitivityJson(report));
     if (!output_.empty()) KOMPAKT_RETURN_IF_ERROR(ReplaceFile(PosixFileSystem(), output_, json));
     PrintAnswer(json_ ? json : Text(report));
     return kExitYes;
