@@ -66,6 +66,10 @@ absl::Status BandEncoder::EncodeValues(const TensorInfo& tensor, FormatId format
     Accumulate(error, &out->error);
     return absl::OkStatus();
   }
+  std::vector<float> importance;
+  if (importance_ != nullptr) {
+    KOMPAKT_ASSIGN_OR_RETURN(importance, importance_->Of(tensor));
+  }
   const bool row_scales = FormatOf(format).side == SideKind::kRowScale;
   const uint64_t tile_row_bytes = TileBytes(format, kTileRows, tensor.cols);
   const int64_t tile_rows = CeilDiv(rows, kTileRows);
@@ -75,6 +79,7 @@ absl::Status BandEncoder::EncodeValues(const TensorInfo& tensor, FormatId format
     in.values = values_.data() + t * kTileRows * tensor.cols;
     in.n_rows = std::min(kTileRows, rows - t * kTileRows);
     in.cols = tensor.cols;
+    in.importance = importance;
     float scales[kTileRows] = {};
     TileError error;
     const absl::Span<uint8_t> tiles =

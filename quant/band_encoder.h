@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "format/tensor_source.h"
 #include "quant/encoder.h"
+#include "quant/importance.h"
 
 namespace kompakt {
 
@@ -26,7 +27,9 @@ inline int64_t BandCount(const TensorInfo& tensor) { return (tensor.rows + kBand
 
 class BandEncoder {
  public:
-  BandEncoder(const TensorSource& source, SearchEffort effort) : source_(source), effort_(effort) {}
+  // `importance`: of the columns of the source's matrices; null: all alike.
+  BandEncoder(const TensorSource& source, SearchEffort effort, const Importance* importance = nullptr)
+      : source_(source), effort_(effort), importance_(importance) {}
 
   // Rows [band * kBandRows, ...) of `tensor`. exact: the source's stored form is `format` and is kept bit for bit;
   // otherwise its F32 values are encoded. Errors are the source's, or kDataLoss naming the tensor.
@@ -43,6 +46,7 @@ class BandEncoder {
 
   const TensorSource& source_;
   const SearchEffort effort_;
+  const Importance* const importance_;
   std::vector<float> values_;
   EncoderScratch scratch_;
 };

@@ -112,7 +112,7 @@ class Pipeline {
   };
 
   void Work() {
-    BandEncoder encoder(job_.source, job_.effort);
+    BandEncoder encoder(job_.source, job_.effort, job_.importance);
     while (absl::optional<Task> task = Take()) {
       absl::Status status = Encode(encoder, *task);
       const int64_t number = task->step.number;

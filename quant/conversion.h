@@ -15,6 +15,7 @@
 #include "format/packed_layout.h"
 #include "format/packed_writer.h"
 #include "format/tensor_source.h"
+#include "quant/importance.h"
 #include "quant/recipe.h"
 #include "quant/search_effort.h"
 
@@ -25,6 +26,7 @@ struct ConversionJob {
   const std::vector<QuantRecipe::Choice>& choices;
   const PackedLayout& layout;
   SearchEffort effort;
+  const Importance* importance;  // null: data-free
   PackedWriter& writer;
   int workers = 1;
   uint64_t read_ahead_bytes = 0;

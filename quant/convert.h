@@ -12,6 +12,7 @@
 #include "format/packed_layout.h"
 #include "format/packed_writer.h"
 #include "format/tensor_source.h"
+#include "quant/importance.h"
 #include "quant/memory_plan.h"
 #include "quant/recipe.h"
 
@@ -21,6 +22,7 @@ namespace kompakt {
 struct ConversionPlan {
   std::vector<QuantRecipe::Choice> choices;  // per schema tensor
   SearchEffort scale_search = SearchEffort::kDefault;
+  const Importance* importance = nullptr;  // the caller's; null: data-free
   PackedLayout layout;
   // Tensors grouped by what a reader cares about: class, role, source form, format.
   struct Line {
@@ -43,9 +45,9 @@ struct ConversionPlan {
   MemoryPlan memory;
 };
 // `ram_bytes`: what the process may take (quant/memory_plan.h); 0: whatever `threads` workers take. kInvalidArgument
-// when one worker needs more.
+// when one worker needs more. `importance`: of this model; null: data-free.
 absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const QuantRecipe& recipe, int threads,
-                                              uint64_t ram_bytes = 0);
+                                              uint64_t ram_bytes = 0, const Importance* importance = nullptr);
 
 // Cuts a plan into volumes of at most `volume_bytes` (CutIntoVolumes of format/volume_plan.h).
 struct PlannedFile {
@@ -63,6 +65,7 @@ struct ConvertOptions {
   uint64_t ram_bytes = 0;     // as for PlanConversion
   // Several processes make one file together: this one its share, and the last to finish completes the file.
   WriteShare share = {};
+  const Importance* importance = nullptr;          // as for PlanConversion
   bool force = false;                              // replace an existing destination made from something else
   bool restart = false;                            // throw away what an interrupted conversion left
   const std::atomic<bool>* interrupted = nullptr;  // set by SIGINT: stops within a record, kCancelled

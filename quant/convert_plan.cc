@@ -49,7 +49,8 @@ std::vector<ConversionPlan::Line> MakeLines(const TensorSource& source, const Co
 }  // namespace
 
 absl::StatusOr<WritePlan> MakeWritePlan(const TensorSource& source, const QuantRecipe& recipe,
-                                        const std::vector<QuantRecipe::Choice>& choices, PackedLayout layout) {
+                                        const std::vector<QuantRecipe::Choice>& choices, PackedLayout layout,
+                                        const Importance* importance) {
   WritePlan plan;
   KOMPAKT_ASSIGN_OR_RETURN(const std::vector<SourceFile> files, source.Files());
   KOMPAKT_ASSIGN_OR_RETURN(plan.source_states, source.States());
@@ -80,13 +81,15 @@ absl::StatusOr<WritePlan> MakeWritePlan(const TensorSource& source, const QuantR
   Provenance& provenance = *plan.manifest.mutable_provenance();
   provenance.set_tool_version("kompakt " KOMPAKT_VERSION);
   for (const SourceFile& file : files) *provenance.add_source_files() = file;
+  if (importance != nullptr) provenance.set_calibration_xxh3(importance->file().xxh3());
   for (const std::string& notice : source.notices()) provenance.add_notices(notice);
   return plan;
 }
 
 absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const QuantRecipe& recipe, int threads,
-                                              uint64_t ram_bytes) {
+                                              uint64_t ram_bytes, const Importance* importance) {
   ConversionPlan plan;
+  plan.importance = importance;
   KOMPAKT_ASSIGN_OR_RETURN(plan.choices, recipe.Resolve(source));
   plan.scale_search = recipe.scale_search();
   std::vector<FormatId> formats;
@@ -97,16 +100,17 @@ absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const 
   plan.parameters = source.schema().parameter_count();
   for (const QuantRecipe::Choice& choice : plan.choices) plan.source_bytes += choice.form.stored_bytes;
   plan.tensor_bytes = plan.layout.tensor_bytes();
-  KOMPAKT_ASSIGN_OR_RETURN(const WritePlan write, MakeWritePlan(source, recipe, plan.choices, plan.layout));
+  KOMPAKT_ASSIGN_OR_RETURN(const WritePlan write,
+                           MakeWritePlan(source, recipe, plan.choices, plan.layout, plan.importance));
   KOMPAKT_ASSIGN_OR_RETURN(plan.file_bytes, PackedFileBytes(write));
-  KOMPAKT_ASSIGN_OR_RETURN(plan.memory, PlanMemory(source, plan.choices, write, threads, ram_bytes));
+  KOMPAKT_ASSIGN_OR_RETURN(plan.memory, PlanMemory(source, plan.choices, write, threads, ram_bytes, importance));
   return plan;
 }
 
 absl::StatusOr<std::vector<PlannedFile>> PlanVolumes(const TensorSource& source, const QuantRecipe& recipe,
                                                      const std::string& destination, const ConversionPlan& plan,
                                                      uint64_t volume_bytes) {
-  KOMPAKT_ASSIGN_OR_RETURN(WritePlan write, MakeWritePlan(source, recipe, plan.choices, plan.layout));
+  KOMPAKT_ASSIGN_OR_RETURN(WritePlan write, MakeWritePlan(source, recipe, plan.choices, plan.layout, plan.importance));
   if (volume_bytes != 0) KOMPAKT_RETURN_IF_ERROR(CutIntoVolumes(write, volume_bytes));
   KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint64_t> bytes, VolumeFileBytes(write));
   const std::vector<std::string> paths = TargetPaths(destination, write.manifest);

@@ -87,8 +87,8 @@ absl::StatusOr<QuantRecipe> MakeRecipe(const std::string& rules, const std::vect
   return recipe;
 }
 
-absl::StatusOr<uint64_t> FileBytes(const TensorSource& source, const QuantRecipe& recipe) {
-  KOMPAKT_ASSIGN_OR_RETURN(const ConversionPlan plan, PlanConversion(source, recipe, 1));
+absl::StatusOr<uint64_t> FileBytes(const TensorSource& source, const QuantRecipe& recipe, const FitRequest& request) {
+  KOMPAKT_ASSIGN_OR_RETURN(const ConversionPlan plan, PlanConversion(source, recipe, 1, 0, request.importance));
   return plan.file_bytes;
 }
 
@@ -110,7 +110,7 @@ absl::StatusOr<FitResult> FitRecipe(const TensorSource& source, const FitRequest
   uint64_t smallest = UINT64_MAX;
   for (const Step& step : ladder) {
     KOMPAKT_ASSIGN_OR_RETURN(QuantRecipe recipe, MakeRecipe(step.rules, request.overrides));
-    KOMPAKT_ASSIGN_OR_RETURN(const uint64_t bytes, FileBytes(source, recipe));
+    KOMPAKT_ASSIGN_OR_RETURN(const uint64_t bytes, FileBytes(source, recipe, request));
     if (bytes >= smallest) continue;
     smallest = bytes;
     if (!fits(bytes)) {
@@ -145,7 +145,7 @@ absl::StatusOr<FitResult> FitRecipe(const TensorSource& source, const FitRequest
       rules += RulesOfLayer(source, choices, order[static_cast<size_t>(i)], better->name);
     }
     KOMPAKT_ASSIGN_OR_RETURN(QuantRecipe recipe, MakeRecipe(rules, request.overrides));
-    KOMPAKT_ASSIGN_OR_RETURN(const uint64_t bytes, FileBytes(source, recipe));
+    KOMPAKT_ASSIGN_OR_RETURN(const uint64_t bytes, FileBytes(source, recipe, request));
     if (!fits(bytes)) {
       high = middle - 1;
       continue;

@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "format/tensor_source.h"
+#include "quant/importance.h"
 #include "quant/recipe.h"
 #include "runtime/footprint.h"
 
@@ -18,9 +19,10 @@ namespace kompakt {
 
 struct FitRequest {
   uint64_t budget_bytes = 0;
-  int64_t context = 4096;              // tokens of the KV cache
-  int threads = 1;                     // of the program that will run the file
-  std::vector<std::string> overrides;  // --tensor PATTERN=FORMAT: hold on every step
+  int64_t context = 4096;                  // tokens of the KV cache
+  int threads = 1;                         // of the program that will run the file
+  const Importance* importance = nullptr;  // of the conversion: its checksum is in the file
+  std::vector<std::string> overrides;      // --tensor PATTERN=FORMAT: hold on every step
 };
 
 struct FitResult {

@@ -34,16 +34,19 @@ uint64_t ManifestBytes(const WritePlan& write) {
 }  // namespace
 
 absl::StatusOr<MemoryPlan> PlanMemory(const TensorSource& source, const std::vector<QuantRecipe::Choice>& choices,
-                                      const WritePlan& write, int threads, uint64_t ram_bytes) {
+                                      const WritePlan& write, int threads, uint64_t ram_bytes,
+                                      const Importance* importance) {
+  const uint64_t importance_bytes = importance == nullptr ? 0 : importance->MemoryBytesPerThread();
   uint64_t worker = 0;
   for (size_t t = 0; t < choices.size(); ++t) {
     const TensorInfo& tensor = source.schema().tensors()[t];
     const uint64_t encoder = BandEncoder::MemoryBytes(tensor, choices[t].format);
     const uint64_t waiting = (kBandsPerWorker - 1) * BandEncoder::BandBytes(tensor, choices[t].format);
     // An allocator keeps some of what was freed: a quarter more.
-    worker = std::max(worker, (encoder + waiting) * 5 / 4 + kWorkerBytes);
+    worker = std::max(worker, (encoder + waiting + importance_bytes) * 5 / 4 + kWorkerBytes);
   }
-  const uint64_t fixed = kProgramBytes + kBytesPerTensor * choices.size() + kManifestCopies * ManifestBytes(write);
+  const uint64_t fixed = kProgramBytes + kBytesPerTensor * choices.size() + kManifestCopies * ManifestBytes(write) +
+                         (importance == nullptr ? 0 : importance->MemoryBytes());
   MemoryPlan plan;
   plan.least_bytes = fixed + worker;
   if (ram_bytes != 0 && ram_bytes < plan.least_bytes) {

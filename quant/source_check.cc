@@ -31,6 +31,22 @@ absl::Status CheckSameModel(const PackedReader& file, const TensorSource& source
       source.schema().parameter_count(), "; their hyper-parameters differ"));
 }
 
+absl::Status CheckSameCalibration(const PackedReader& file, const Importance* importance) {
+  if (importance == nullptr) return absl::OkStatus();
+  const uint64_t recorded = file.manifest().provenance().calibration_xxh3();
+  const uint64_t found = importance->file().xxh3();
+  if (recorded == found) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(file.path(), recorded == 0 ? " was made without calibration" : " was made with another calibration",
+                   recorded == 0 ? "" : absl::StrCat(": expected XXH3 ", HexOf(recorded)), "; ",
+                   importance->file().path(), " has ", HexOf(found)));
+}
+
+bool IsExact(const PackedReader& file, const TensorInfo& tensor) {
+  const PackedLayout::Place place = file.layout().Find(tensor.role, tensor.layer);
+  return file.manifest().extents(static_cast<int>(place.extent)).parts(static_cast<int>(place.part)).exact();
+}
+
 // Source files whose hash is not the recorded one. A packed source records other files than the checkpoint it was made
 // from, so files are only compared by the names that both know.
 std::vector<std::string> DifferingFiles(const Provenance& provenance, const std::vector<SourceFile>& found,
@@ -78,7 +94,7 @@ bool HasRecordedFiles(const Provenance& provenance, const std::vector<SourceFile
 // OK with an empty string: every byte equal. A string says where they differ. `before`: the source checksum to expect.
 absl::StatusOr<std::string> CompareTensor(const PackedReader& file, const TensorSource& source,
                                           const TensorInfo& tensor, SearchEffort scale_search,
-                                          absl::optional<uint64_t> before) {
+                                          const Importance* importance, absl::optional<uint64_t> before) {
   const PackedLayout::Place place = file.layout().Find(tensor.role, tensor.layer);
   const Extent& extent = file.layout().extents()[static_cast<size_t>(place.extent)];
   const ExtentPart& part = extent.parts[static_cast<size_t>(place.part)];
@@ -91,7 +107,7 @@ absl::StatusOr<std::string> CompareTensor(const PackedReader& file, const Tensor
       return absl::StrCat(tensor.Name(), ": kept exactly as ", entry.format(), ", but the source holds ", form.dtype);
     }
   }
-  BandEncoder encoder(source, scale_search);
+  BandEncoder encoder(source, scale_search, importance);
   Band band;
   SourceXxh3 source_xxh3;
   uint64_t offset = 0;
@@ -123,9 +139,12 @@ absl::StatusOr<std::string> CompareSourceXxh3(const TensorSource& source, const 
 }  // namespace
 
 absl::StatusOr<SourceCheck> CheckAgainstSource(const PackedReader& file, const TensorSource& source, int64_t samples,
-                                               int threads, const std::function<void(int64_t, int64_t)>& progress) {
+                                               int threads, const std::function<void(int64_t, int64_t)>& progress,
+                                               const Importance* importance) {
   KOMPAKT_RETURN_IF_ERROR(CheckSameModel(file, source));
+  KOMPAKT_RETURN_IF_ERROR(CheckSameCalibration(file, importance));
   SourceCheck check;
+  check.lacks_calibration = file.manifest().provenance().calibration_xxh3() != 0 && importance == nullptr;
   KOMPAKT_ASSIGN_OR_RETURN(const std::vector<SourceFile> found, source.Files());
   const Provenance& provenance = file.manifest().provenance();
   const bool has_source_xxh3 = file.manifest().extents(0).parts(0).source_xxh3_size() != 0;
@@ -137,8 +156,11 @@ absl::StatusOr<SourceCheck> CheckAgainstSource(const PackedReader& file, const T
   const absl::StatusOr<QuantRecipe> recipe = QuantRecipe::Parse(file.manifest().recipe(), file.path());
   const SearchEffort scale_search = recipe.ok() ? recipe->scale_search() : SearchEffort::kDefault;
   const std::vector<size_t> sampled = ChooseTensors(file, samples);
-  const std::set<size_t> derive(sampled.begin(), sampled.end());
-  std::vector<size_t> chosen = sampled;
+  std::set<size_t> derive;
+  for (const size_t index : sampled) {
+    if (!check.lacks_calibration || IsExact(file, file.schema().tensors()[index])) derive.insert(index);
+  }
+  std::vector<size_t> chosen(derive.begin(), derive.end());
   if (compare_xxh3) {
     chosen.resize(source.schema().tensors().size());
     std::iota(chosen.begin(), chosen.end(), size_t{0});
@@ -156,7 +178,7 @@ absl::StatusOr<SourceCheck> CheckAgainstSource(const PackedReader& file, const T
     const TensorInfo& tensor = source.schema().tensors()[index];
     const absl::optional<uint64_t> before = compare_xxh3 ? recorded(tensor) : absl::nullopt;
     absl::StatusOr<std::string> outcome = derive.count(index) != 0
-                                              ? CompareTensor(file, source, tensor, scale_search, before)
+                                              ? CompareTensor(file, source, tensor, scale_search, importance, before)
                                               : CompareSourceXxh3(source, tensor, *before);
     const std::lock_guard<std::mutex> lock(mutex);
     if (!outcome.ok()) {

@@ -37,7 +37,7 @@ absl::StatusOr<double> EncodeSeconds(const TensorSource& source, const Conversio
     kind.weights += tensors[t].elements();
     all_weights += tensors[t].elements();
   }
-  BandEncoder encoder(source, plan.scale_search);
+  BandEncoder encoder(source, plan.scale_search, plan.importance);
   Band band;
   double seconds = 0;
   for (auto& [key, kind] : kinds) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "format/status.h"
+#include "runtime/observed_ffn.h"
 
 namespace kompakt {
 namespace {
@@ -36,7 +37,13 @@ struct Pass {
   int64_t tokens;
   Activations& a;
   const FrozenRouting& frozen;
+  LinearObserver* observer;
 };
+
+absl::Status Observe(const Pass& p, TensorRole role, const float* x, int64_t width) {
+  if (p.observer == nullptr) return absl::OkStatus();
+  return p.observer->Observe({.role = role, .x = x, .x_stride = width, .tokens = p.tokens, .width = width});
+}
 
 absl::Status Norm(const Pass& p, const float* x, const std::vector<float>& weight, double eps, float* y) {
   const int64_t width = std::ssize(weight);
@@ -65,6 +72,7 @@ absl::Status Queries(const Pass& p) {
   } else {
     KOMPAKT_RETURN_IF_ERROR(Linear(p, w.q_a_proj, p.a.normed, p.a.q_latent));
     KOMPAKT_RETURN_IF_ERROR(Norm(p, p.a.q_latent, w.q_a_norm, mla.latent_norm_eps(), p.a.q_latent));
+    KOMPAKT_RETURN_IF_ERROR(Observe(p, TensorRole::kQBProj, p.a.q_latent, mla.q_lora_rank()));
     KOMPAKT_RETURN_IF_ERROR(Linear(p, w.q_b_proj, p.a.q_latent, p.a.q));
   }
   const int64_t head = mla.qk_nope_head_dim() + mla.qk_rope_head_dim();
@@ -166,13 +174,34 @@ absl::Status Attend(const Pass& p, const MlaParams& all) {
   return p.kernels.mla_sparse({.mla = params, .ids = p.a.selected + dense * top_k, .selected = top_k}, p.context);
 }
 
+// What kv_b_proj multiplies is only in the cache, in the cache's precision: made once more from a.kv_a.
+absl::Status ObserveLatent(const Pass& p) {
+  if (p.observer == nullptr) return absl::OkStatus();
+  const MlaSpec& mla = p.model.arch.mla();
+  const int64_t rank = mla.kv_lora_rank();
+  Workspace::Scope scope(*p.context.workspace);
+  KOMPAKT_ASSIGN_OR_RETURN(float* const latent, p.context.workspace->Floats(p.tokens * rank));
+  KOMPAKT_RETURN_IF_ERROR(p.kernels.rms_norm({.x = p.a.kv_a,
+                                              .x_stride = rank + mla.qk_rope_head_dim(),
+                                              .weight = p.layer.attention.kv_a_norm.data(),
+                                              .eps = mla.latent_norm_eps(),
+                                              .tokens = p.tokens,
+                                              .width = rank,
+                                              .y = latent,
+                                              .y_stride = rank},
+                                             p.context));
+  return Observe(p, TensorRole::kKvBProj, latent, rank);
+}
+
 // a.normed -> a.out.
 absl::Status Attention(const Pass& p) {
   const MlaSpec& mla = p.model.arch.mla();
   const AttentionBinding& w = p.layer.attention;
+  KOMPAKT_RETURN_IF_ERROR(Observe(p, TensorRole::kKvAProj, p.a.normed, p.model.arch.hidden_size()));
   KOMPAKT_RETURN_IF_ERROR(Queries(p));
   if (p.layer.has_indexer) KOMPAKT_RETURN_IF_ERROR(AppendIndexKeys(p));
   KOMPAKT_RETURN_IF_ERROR(Linear(p, w.kv_a_proj, p.a.normed, p.a.kv_a));
+  KOMPAKT_RETURN_IF_ERROR(ObserveLatent(p));
   KOMPAKT_RETURN_IF_ERROR(p.kernels.latent_append({.a = p.a.kv_a,
                                                    .norm_weight = w.kv_a_norm.data(),
                                                    .eps = mla.latent_norm_eps(),
@@ -193,14 +222,25 @@ absl::Status Attention(const Pass& p) {
                          .cache = p.cache.latent,
                          .y = p.a.attended};
   KOMPAKT_RETURN_IF_ERROR(Attend(p, attend));
+  KOMPAKT_RETURN_IF_ERROR(Observe(p, TensorRole::kOProj, p.a.attended, mla.num_attention_heads() * mla.v_head_dim()));
   return Linear(p, w.o_proj, p.a.attended, p.a.out);
+}
+
+absl::Status Ffn(const Pass& p, const FfnParams& params, TensorRole gate, TensorRole down) {
+  if (p.observer == nullptr) return p.kernels.ffn(params, p.context);
+  return ObservedFfn(params, gate, down, p.kernels, p.context, *p.observer);
+}
+
+absl::Status ExpertFfn(const Pass& p, const ExpertFfnParams& params) {
+  if (p.observer == nullptr) return p.kernels.expert_ffn(params, p.context);
+  return ObservedExpertFfn(params, p.kernels, p.context, *p.observer);
 }
 
 // a.normed -> a.out.
 absl::Status FeedForward(const Pass& p) {
   const LayerBinding& w = p.layer;
   const FfnParams dense{.w = w.dense, .x = p.a.normed, .tokens = p.tokens, .y = p.a.out, .accumulate = false};
-  if (!w.moe) return p.kernels.ffn(dense, p.context);
+  if (!w.moe) return Ffn(p, dense, TensorRole::kDenseGate, TensorRole::kDenseDown);
   KOMPAKT_RETURN_IF_ERROR(p.kernels.route({.rule = p.model.router_rule,
                                            .w = w.router,
                                            .bias = w.router_bias.empty() ? nullptr : w.router_bias.data(),
@@ -215,18 +255,17 @@ absl::Status FeedForward(const Pass& p) {
     std::copy_n(p.frozen.ids, choices, p.a.router_ids);
     std::copy_n(p.frozen.weights, choices, p.a.router_weights);
   }
-  KOMPAKT_RETURN_IF_ERROR(p.kernels.expert_ffn({.experts = w.experts.data(),
-                                                .n_experts = std::ssize(w.experts),
-                                                .ids = p.a.router_ids,
-                                                .weights = p.a.router_weights,
-                                                .k = p.model.router_rule.experts_per_token,
-                                                .x = p.a.normed,
-                                                .tokens = p.tokens,
-                                                .y = p.a.out},
-                                               p.context));
+  KOMPAKT_RETURN_IF_ERROR(ExpertFfn(p, {.experts = w.experts.data(),
+                                        .n_experts = std::ssize(w.experts),
+                                        .ids = p.a.router_ids,
+                                        .weights = p.a.router_weights,
+                                        .k = p.model.router_rule.experts_per_token,
+                                        .x = p.a.normed,
+                                        .tokens = p.tokens,
+                                        .y = p.a.out}));
   if (!w.has_shared) return absl::OkStatus();
   const FfnParams shared{.w = w.shared, .x = p.a.normed, .tokens = p.tokens, .y = p.a.out, .accumulate = true};
-  return p.kernels.ffn(shared, p.context);
+  return Ffn(p, shared, TensorRole::kSharedGate, TensorRole::kSharedDown);
 }
 
 }  // namespace
@@ -285,8 +324,8 @@ absl::StatusOr<Activations> Activations::Create(const ArchSpec& arch, int64_t ma
 
 absl::Status RunLayer(const ModelBinding& model, const LayerBinding& layer, const KernelSet& kernels,
                       KernelContext& context, const LayerCache& cache, int64_t position, int64_t tokens, Activations& a,
-                      const FrozenRouting& frozen) {
-  const Pass p{model, layer, kernels, context, cache, position, tokens, a, frozen};
+                      const FrozenRouting& frozen, LinearObserver* observer) {
+  const Pass p{model, layer, kernels, context, cache, position, tokens, a, frozen, observer};
   const double eps = model.arch.rms_norm_eps();
   const AddParams add{.x = a.out, .y = a.x, .n = tokens * model.arch.hidden_size()};
   KOMPAKT_RETURN_IF_ERROR(Norm(p, a.x, layer.input_norm, eps, a.normed));

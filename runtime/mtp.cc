@@ -12,8 +12,9 @@ namespace {
 
 class MtpPass {
  public:
-  MtpPass(const Model& model, absl::Span<const int32_t> ids, absl::Span<const float> hidden)
+  MtpPass(const Model& model, absl::Span<const int32_t> ids, absl::Span<const float> hidden, LinearObserver* observer)
       : model_(model),
+        observer_(observer),
         binding_(model.binding()),
         mtp_(binding_.mtp[0]),
         ids_(ids),
@@ -29,7 +30,7 @@ class MtpPass {
     const int64_t k = binding_.arch.moe().num_experts_per_tok();
     trace_.input.resize(static_cast<size_t>(steps_ * width_));
     trace_.layer_out.resize(static_cast<size_t>(steps_ * width_));
-    trace_.logits.resize(static_cast<size_t>(steps_ * binding_.arch.vocab_size()));
+    if (observer_ == nullptr) trace_.logits.resize(static_cast<size_t>(steps_ * binding_.arch.vocab_size()));
     trace_.router_ids.resize(static_cast<size_t>(steps_ * k));
     trace_.router_weights.resize(static_cast<size_t>(steps_ * k));
     for (int64_t begin = 0; begin < steps_; begin += chunk) {
@@ -83,19 +84,25 @@ class MtpPass {
         {.table = binding_.embed, .ids = ids_.data() + begin + 1, .tokens = tokens, .y = embedded}, context_));
     KOMPAKT_RETURN_IF_ERROR(Norm(embedded, mtp_.embed_norm, tokens, pair, 2 * width_));
     KOMPAKT_RETURN_IF_ERROR(Norm(hidden_.data() + begin * width_, mtp_.hidden_norm, tokens, pair + width_, 2 * width_));
+    if (observer_ != nullptr) {
+      KOMPAKT_RETURN_IF_ERROR(observer_->Observe(
+          {.role = TensorRole::kMtpProj, .x = pair, .x_stride = 2 * width_, .tokens = tokens, .width = 2 * width_}));
+    }
     KOMPAKT_RETURN_IF_ERROR(kernels.linear(
         {.w = mtp_.projection, .x = pair, .x_stride = 2 * width_, .tokens = tokens, .y = a_.x, .y_stride = width_},
         context_));
     KOMPAKT_RETURN_IF_ERROR(CheckFinite("its input", a_.x, tokens * width_));
     std::copy_n(a_.x, tokens * width_, trace_.input.begin() + begin * width_);
     binding_.rope.Fill(begin, tokens, a_.cos_sin);
-    const absl::Status run = RunLayer(binding_, mtp_.layer, kernels, context_, cache_, begin, tokens, a_);
+    const absl::Status run =
+        RunLayer(binding_, mtp_.layer, kernels, context_, cache_, begin, tokens, a_, {}, observer_);
     if (!run.ok()) return WithContext(run, absl::StrCat(model_.weights().origin(), ": MTP layer"));
     KOMPAKT_RETURN_IF_ERROR(CheckFinite("hidden states", a_.x, tokens * width_));
     std::copy_n(a_.x, tokens * width_, trace_.layer_out.begin() + begin * width_);
     const int64_t k = binding_.arch.moe().num_experts_per_tok();
     std::copy_n(a_.router_ids, tokens * k, trace_.router_ids.begin() + begin * k);
     std::copy_n(a_.router_weights, tokens * k, trace_.router_weights.begin() + begin * k);
+    if (observer_ != nullptr) return absl::OkStatus();
     KOMPAKT_RETURN_IF_ERROR(Norm(a_.x, mtp_.head_norm, tokens, a_.normed, width_));
     const int64_t vocab = binding_.arch.vocab_size();
     return kernels.linear({.w = binding_.head,
@@ -108,6 +115,7 @@ class MtpPass {
   }
 
   const Model& model_;
+  LinearObserver* observer_;  // null: a trace
   const ModelBinding& binding_;
   const MtpBinding& mtp_;
   absl::Span<const int32_t> ids_;
@@ -123,9 +131,8 @@ class MtpPass {
   KernelContext context_;
 };
 
-}  // namespace
-
-absl::StatusOr<MtpTrace> TraceMtp(const Model& model, absl::Span<const int32_t> ids, absl::Span<const float> hidden) {
+absl::StatusOr<MtpTrace> RunMtp(const Model& model, absl::Span<const int32_t> ids, absl::Span<const float> hidden,
+                                LinearObserver* observer) {
   const ArchSpec& arch = model.arch();
   if (model.binding().mtp.empty()) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -140,10 +147,21 @@ absl::StatusOr<MtpTrace> TraceMtp(const Model& model, absl::Span<const int32_t> 
     if (id < 0 || id >= arch.vocab_size()) return UsageError("expected ids below ", arch.vocab_size(), ", found ", id);
   }
   try {
-    return MtpPass(model, ids, hidden).Run();
+    return MtpPass(model, ids, hidden, observer).Run();
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(absl::StrCat("no memory for the MTP layer over ", ids.size(), " tokens"));
   }
+}
+
+}  // namespace
+
+absl::StatusOr<MtpTrace> TraceMtp(const Model& model, absl::Span<const int32_t> ids, absl::Span<const float> hidden) {
+  return RunMtp(model, ids, hidden, nullptr);
+}
+
+absl::Status ObserveMtp(const Model& model, absl::Span<const int32_t> ids, absl::Span<const float> hidden,
+                        LinearObserver& observer) {
+  return RunMtp(model, ids, hidden, &observer).status();
 }
 
 }  // namespace kompakt

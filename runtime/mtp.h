@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "runtime/linear_observer.h"
 #include "runtime/model.h"
 
 namespace kompakt {
@@ -27,5 +28,9 @@ struct MtpTrace {
 // has no MTP layer, kInvalidArgument for fewer than two tokens, kDataLoss for a state that is not finite,
 // kResourceExhausted.
 absl::StatusOr<MtpTrace> TraceMtp(const Model& model, absl::Span<const int32_t> ids, absl::Span<const float> hidden);
+
+// Runs it to show the inputs of its matrices, without logits. Errors as TraceMtp, and those of the observer.
+absl::Status ObserveMtp(const Model& model, absl::Span<const int32_t> ids, absl::Span<const float> hidden,
+                        LinearObserver& observer);
 
 }  // namespace kompakt

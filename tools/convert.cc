@@ -1,5 +1,5 @@
 // kompakt convert SRC DST [--recipe NAME|FILE | --fit SIZE [-c N]] [--tensor PATTERN=FORMAT]... [-t N] [--dry-run]
-// [--force] [--restart] [--ram SIZE] [--part I/N] [--keep-mtp] [--strict]
+// [--force] [--restart] [--ram SIZE] [--part I/N] [--keep-mtp] [--strict] [--calibration FILE | --calibrate TEXT]
 #include "quant/convert.h"
 
 #include <chrono>
@@ -14,6 +14,7 @@
 #include "format/status.h"
 #include "format/volume_name.h"
 #include "nlohmann/json.hpp"
+#include "tools/calibration_run.h"
 #include "tools/json_text.h"
 #include "tools/machine_memory.h"
 #include "tools/model_input.h"
@@ -35,6 +36,8 @@ class ConvertVerb : public Verb {
     app.add_option("destination", destination_, "The .kpk file to write");
     DeclareRecipeFlags(app, flags_);
     DeclareSourceFlags(app, source_flags_);
+    DeclareCalibrationFlag(app, calibration_);
+    DeclareCalibrateFlag(app, calibration_);
     app.add_option("-t,--threads", threads_, "Threads; 0 (default) takes every processor");
     DeclareRamFlag(app, ram_);
     app.add_option(
@@ -72,12 +75,21 @@ class ConvertVerb : public Verb {
   absl::StatusOr<ExitCode> RunShare(int threads, const RamLimit& ram, bool speaks) {
     source_flags_.silent = !speaks;
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenFlaggedSource(source_, source_flags_));
+    if (!calibration_.text.empty() && !dry_run_) {
+      if (!share_.is_whole()) {
+        return UsageError(
+            "--calibrate and parts exclude each other: make a file with kompakt calibrate, and give it to ",
+            "every part with --calibration");
+      }
+      KOMPAKT_RETURN_IF_ERROR(CalibrateFor(source_, source_flags_.keep_mtp, threads, destination_, &calibration_));
+    }
+    KOMPAKT_ASSIGN_OR_RETURN(importance_, OpenCalibration(calibration_, *source));
     if (dry_run_) {
       if (!speaks) return kExitYes;
-      return AnswerPlan(*source, flags_, destination_, threads, ram, json_);
+      return AnswerPlan(*source, flags_, destination_, threads, ram, importance_.get(), json_);
     }
     KOMPAKT_ASSIGN_OR_RETURN(volume_bytes_, VolumeBytes(flags_));
-    KOMPAKT_ASSIGN_OR_RETURN(const ChosenRecipe chosen, ChooseRecipe(flags_, *source, threads));
+    KOMPAKT_ASSIGN_OR_RETURN(const ChosenRecipe chosen, ChooseRecipe(flags_, *source, threads, importance_.get()));
     if (chosen.fit.has_value() && speaks) PrintNotice(absl::StrCat("note: --fit chose ", chosen.fit->chosen));
     return Convert(*source, chosen.recipe, threads);
   }
@@ -106,6 +118,7 @@ class ConvertVerb : public Verb {
       options.threads = threads;
       options.ram_bytes = ram_bytes_;
       options.share = share_;
+      options.importance = importance_.get();
       options.force = force_;
       options.volume_bytes = volume_bytes_;
       options.restart = restart_;
@@ -158,6 +171,7 @@ class ConvertVerb : public Verb {
     std::string text = absl::StrFormat(
         "%s  %s bytes, %s in %.2f s\n", FilesText(report), GroupedDigits(static_cast<int64_t>(report.file_bytes)),
         report.already_complete ? "was already complete and is intact, checked" : "written and verified", seconds);
+    if (importance_ != nullptr) absl::StrAppend(&text, CalibrationText(*importance_), "\n");
     if (report.resumed_records > 0) {
       absl::StrAppend(&text, "resumed: ", report.resumed_records, " records of an earlier run were checked and kept\n");
     }
@@ -193,6 +207,8 @@ class ConvertVerb : public Verb {
             {"file_bytes", report.file_bytes},
             {"seconds", seconds},
             {"already_complete", report.already_complete},
+            {"calibrated", importance_ != nullptr},
+            {"calibration", CalibrationJson(importance_.get())},
             {"resumed_records", report.resumed_records},
             {"complete", report.unfinished_shares.empty() && !report.committed_by_another},
             {"unfinished_parts", std::move(parts)},
@@ -203,6 +219,8 @@ class ConvertVerb : public Verb {
   std::string destination_;
   RecipeFlags flags_;
   SourceFlags source_flags_;
+  CalibrationFlags calibration_;
+  std::shared_ptr<const Importance> importance_;  // null: data-free
   uint64_t volume_bytes_ = 0;
   int threads_ = 0;
   bool dry_run_ = false;

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "format/arch_spec.h"
+#include "format/checksum.h"
 #include "format/near_names.h"
 #include "format/packed_reader.h"
 #include "format/status.h"
@@ -159,6 +160,10 @@ class InspectVerb : public Verb {
       absl::StrAppend(&text, absl::StrFormat("  %016x  %15s  %s\n", f.xxh3(),
                                              GroupedDigits(static_cast<int64_t>(f.bytes())), f.name()));
     }
+    const uint64_t calibration = manifest.provenance().calibration_xxh3();
+    absl::StrAppend(&text, calibration == 0
+                               ? "data-free: no calibration\n"
+                               : absl::StrCat("calibrated, with calibration data of XXH3 ", HexOf(calibration), "\n"));
     for (const std::string& notice : manifest.provenance().notices()) absl::StrAppend(&text, "note: ", notice, "\n");
     return text;
   }
@@ -204,6 +209,8 @@ class InspectVerb : public Verb {
             {"recipe", manifest.recipe()},
             {"tool_version", manifest.provenance().tool_version()},
             {"source_files", std::move(sources)},
+            {"calibrated", manifest.provenance().calibration_xxh3() != 0},
+            {"calibration_xxh3", HexOf(manifest.provenance().calibration_xxh3())},
             {"assets", std::move(assets)},
             {"stop_ids", manifest.assets().stop_ids()},
             {"notices", manifest.provenance().notices()}};

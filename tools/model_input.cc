@@ -31,7 +31,28 @@ absl::StatusOr<bool> IsFolder(const std::string& path) {
   return IoError(errno, "open", path);
 }
 
+absl::StatusOr<uint64_t> IdentityOfFiles(const TensorSource& folder) {
+  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<SourceFile> files, folder.Files());
+  std::string identity;
+  for (const SourceFile& file : files) {
+    absl::StrAppend(&identity, file.name(), "\n", file.bytes(), "\n", file.xxh3(), "\n");
+  }
+  return Xxh3(identity);
+}
+
+uint64_t IdentityOfFile(const PackedReader& file) { return file.file().files.front().manifest_xxh3; }
+
 }  // namespace
+
+absl::StatusOr<uint64_t> IdentityOf(const std::string& path, bool keep_mtp) {
+  KOMPAKT_ASSIGN_OR_RETURN(const bool folder, IsFolder(path));
+  if (!folder) {
+    KOMPAKT_ASSIGN_OR_RETURN(const auto file, PackedReader::Open(path));
+    return IdentityOfFile(*file);
+  }
+  KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenCheckpoint(path, {.keep_mtp = keep_mtp}));
+  return IdentityOfFiles(*source);
+}
 
 absl::StatusOr<std::unique_ptr<TensorSource>> OpenSource(const std::string& path, bool keep_mtp) {
   KOMPAKT_ASSIGN_OR_RETURN(const bool folder, IsFolder(path));
@@ -57,17 +78,13 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, int threads, bool
       KOMPAKT_ASSIGN_OR_RETURN(const StoredForm form, source->Form(tensor));
       loaded.tensor_bytes += form.stored_bytes;
     }
-    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<SourceFile> files, source->Files());
-    std::string identity;
-    for (const SourceFile& file : files)
-      absl::StrAppend(&identity, file.name(), "\n", file.bytes(), "\n", file.xxh3(), "\n");
-    loaded.identity_xxh3 = Xxh3(identity);
+    KOMPAKT_ASSIGN_OR_RETURN(loaded.identity_xxh3, IdentityOfFiles(*source));
     KOMPAKT_ASSIGN_OR_RETURN(loaded.weights, LoadExactWeights(*source, path, threads));
   } else {
     KOMPAKT_ASSIGN_OR_RETURN(auto file, PackedReader::Open(path));
     loaded.assets = file->manifest().assets();
     loaded.tensor_bytes = file->layout().tensor_bytes();
-    loaded.identity_xxh3 = file->file().files.front().manifest_xxh3;
+    loaded.identity_xxh3 = IdentityOfFile(*file);
     loaded.file = file;
     loaded.weights = PackedWeights(std::move(file));
   }

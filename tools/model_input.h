@@ -33,6 +33,9 @@ struct LoadedModel {
 absl::StatusOr<LoadedModel> LoadModel(const std::string& path, int threads, bool keep_mtp = false,
                                       const KernelSet* kernels = nullptr);
 
+// The identity_xxh3 that LoadModel would give, without loading.
+absl::StatusOr<uint64_t> IdentityOf(const std::string& path, bool keep_mtp);
+
 // The tokenizer files of a .kpk or of a folder, which may hold nothing else.
 absl::StatusOr<ModelAssets> OpenAssets(const std::string& path);
 

@@ -1,7 +1,8 @@
 // kompakt plan SRC [DST] [--recipe NAME|FILE | --fit SIZE [-c N]] [--tensor PATTERN=FORMAT]... [--ram SIZE]
-// [--keep-mtp] [--strict] [-t N]
+// [--keep-mtp] [--strict] [--calibration FILE] [-t N]
 #include "format/status.h"
 #include "quant/convert.h"
+#include "tools/calibration_run.h"
 #include "tools/model_input.h"
 #include "tools/plan_report.h"
 #include "tools/source_flags.h"
@@ -18,6 +19,7 @@ class PlanVerb : public Verb {
     app.add_option("destination", destination_, "Where the file will go: checks its disk, and is not written to");
     DeclareRecipeFlags(app, flags_);
     DeclareSourceFlags(app, source_flags_);
+    DeclareCalibrationFlag(app, calibration_);
     DeclareRamFlag(app, ram_);
     app.add_option("-t,--threads", threads_, "Threads that convert would use; memory depends on it");
   }
@@ -26,7 +28,8 @@ class PlanVerb : public Verb {
     KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
     KOMPAKT_ASSIGN_OR_RETURN(const RamLimit ram, ChooseRam(ram_));
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenFlaggedSource(source_, source_flags_));
-    return AnswerPlan(*source, flags_, destination_, threads, ram, json_);
+    KOMPAKT_ASSIGN_OR_RETURN(const auto importance, OpenCalibration(calibration_, *source));
+    return AnswerPlan(*source, flags_, destination_, threads, ram, importance.get(), json_);
   }
 
  private:
@@ -34,6 +37,7 @@ class PlanVerb : public Verb {
   std::string destination_;
   RecipeFlags flags_;
   SourceFlags source_flags_;
+  CalibrationFlags calibration_;
   std::string ram_;
   int threads_ = 0;
 };

@@ -7,6 +7,7 @@
 #include "format/status.h"
 #include "nlohmann/json.hpp"
 #include "quant/convert.h"
+#include "tools/calibration_run.h"
 #include "tools/json_text.h"
 #include "tools/model_input.h"
 #include "tools/preflight.h"
@@ -79,11 +80,12 @@ double BitsPerWeight(uint64_t bytes, int64_t parameters) {
 }
 
 absl::StatusOr<PlanReport> MakePlanReport(const TensorSource& source, const RecipeFlags& flags,
-                                          const std::string& destination, int threads, const RamLimit& ram) {
+                                          const std::string& destination, int threads, const RamLimit& ram,
+                                          const Importance* importance) {
   PlanReport report;
   report.ram = ram;
-  KOMPAKT_ASSIGN_OR_RETURN(report.recipe, ChooseRecipe(flags, source, threads));
-  KOMPAKT_ASSIGN_OR_RETURN(report.plan, PlanConversion(source, report.recipe.recipe, threads, ram.bytes));
+  KOMPAKT_ASSIGN_OR_RETURN(report.recipe, ChooseRecipe(flags, source, threads, importance));
+  KOMPAKT_ASSIGN_OR_RETURN(report.plan, PlanConversion(source, report.recipe.recipe, threads, ram.bytes, importance));
   KOMPAKT_ASSIGN_OR_RETURN(const uint64_t volume_bytes, VolumeBytes(flags));
   KOMPAKT_ASSIGN_OR_RETURN(report.files,
                            PlanVolumes(source, report.recipe.recipe, destination.empty() ? "NAME.kpk" : destination,
@@ -125,6 +127,7 @@ std::string PlanText(const TensorSource& source, const PlanReport& report) {
   if (plan.scale_search != SearchEffort::kDefault) {
     absl::StrAppend(&text, "search      ", EffortName(plan.scale_search), " search for scales\n");
   }
+  if (plan.importance != nullptr) absl::StrAppend(&text, CalibrationText(*plan.importance), "\n");
   if (report.files.size() > 1) absl::StrAppend(&text, VolumesText(report.files));
   if (report.recipe.fit.has_value()) absl::StrAppend(&text, FitText(report.recipe));
   if (report.recipe.allocation.has_value()) absl::StrAppend(&text, AllocationText(report.recipe));
@@ -165,6 +168,8 @@ nlohmann::ordered_json PlanJson(const TensorSource& source, const PlanReport& re
       {"workers", plan.memory.workers},
       {"disk_bytes", plan.file_bytes},
       {"scale_search", std::string(EffortName(plan.scale_search))},
+      {"calibrated", plan.importance != nullptr},
+      {"calibration", CalibrationJson(plan.importance)},
       {"lines", std::move(lines)},
       {"notices", source.notices()}};
   if (report.files.size() > 1) {
@@ -195,8 +200,10 @@ nlohmann::ordered_json PlanJson(const TensorSource& source, const PlanReport& re
 }  // namespace
 
 absl::StatusOr<ExitCode> AnswerPlan(const TensorSource& source, const RecipeFlags& flags,
-                                    const std::string& destination, int threads, const RamLimit& ram, bool json) {
-  KOMPAKT_ASSIGN_OR_RETURN(const PlanReport report, MakePlanReport(source, flags, destination, threads, ram));
+                                    const std::string& destination, int threads, const RamLimit& ram,
+                                    const Importance* importance, bool json) {
+  KOMPAKT_ASSIGN_OR_RETURN(const PlanReport report,
+                           MakePlanReport(source, flags, destination, threads, ram, importance));
   PrintAnswer(json ? JsonText(PlanJson(source, report)) : PlanText(source, report));
   KOMPAKT_RETURN_IF_ERROR(report.preflight.Outcome());
   return kExitYes;

@@ -75,7 +75,8 @@ absl::StatusOr<uint64_t> VolumeBytes(const RecipeFlags& flags) {
   return ParseByteSize("--volume-size", flags.volume_size);
 }
 
-absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const TensorSource& source, int threads) {
+absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const TensorSource& source, int threads,
+                                          const Importance* importance) {
   ChosenRecipe chosen;
   if (flags.context < 1 || flags.context > kMostContext) {
     return UsageError("-c: expected 1 to ", kMostContext, " tokens, found ", flags.context);
@@ -111,6 +112,7 @@ absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const Tensor
     const FitRequest request{.budget_bytes = chosen.fit_budget_bytes,
                              .context = flags.context,
                              .threads = threads,
+                             .importance = importance,
                              .overrides = flags.overrides};
     KOMPAKT_ASSIGN_OR_RETURN(chosen.fit, FitRecipe(source, request));
     chosen.recipe = chosen.fit->recipe;

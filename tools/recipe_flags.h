@@ -10,6 +10,7 @@
 #include "format/tensor_source.h"
 #include "quant/allocate.h"
 #include "quant/fit.h"
+#include "quant/importance.h"
 #include "quant/recipe.h"
 
 namespace kompakt {
@@ -40,8 +41,9 @@ struct ChosenRecipe {
 };
 
 // A built-in name or a recipe file, plus the overrides; or what fits the budget. Writes it where --write-recipe says.
-// kInvalidArgument for flags that contradict each other.
-absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const TensorSource& source, int threads);
+// `importance`: of the conversion, or null. kInvalidArgument for flags that contradict each other.
+absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const TensorSource& source, int threads,
+                                          const Importance* importance = nullptr);
 
 // --volume-size in bytes; 0 without it. kInvalidArgument for what is no amount.
 absl::StatusOr<uint64_t> VolumeBytes(const RecipeFlags& flags);

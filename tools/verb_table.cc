@@ -40,6 +40,10 @@ constexpr VerbRow kVerbs[] = {
      "kompakt sensitivity DeepSeek-V2-Lite/ -f text.txt -o v2lite.sensitivity.json\n"
      "kompakt convert DeepSeek-V2-Lite/ small.kpk --size 9GB --sensitivity v2lite.sensitivity.json",
      MakeSensitivityVerb},
+    {"calibrate", "measure what a model's matrices multiply on a text, for convert --calibration",
+     "kompakt calibrate DeepSeek-V2-Lite/ -o v2lite.kcal\n"
+     "kompakt calibrate lossless.kpk -f text.txt -o mine.kcal --hessian",
+     MakeCalibrateVerb},
     {"run", "generate text", "kompakt run v2lite.kpk -p 'Why is the sky blue?' --chat --think auto -n 256 --stats",
      MakeRunVerb},
 };

@@ -17,6 +17,7 @@ std::unique_ptr<Verb> MakeTraceVerb();        // trace.cc
 std::unique_ptr<Verb> MakePerplexityVerb();   // perplexity.cc
 std::unique_ptr<Verb> MakeCompareVerb();      // compare.cc
 std::unique_ptr<Verb> MakeSensitivityVerb();  // sensitivity.cc
+std::unique_ptr<Verb> MakeCalibrateVerb();    // calibrate.cc
 std::unique_ptr<Verb> MakeRunVerb();          // run.cc
 
 }  // namespace kompakt

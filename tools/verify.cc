@@ -1,4 +1,4 @@
-// kompakt verify FILE [--source FOLDER] [--samples N]
+// kompakt verify FILE [--source FOLDER] [--samples N] [--calibration FILE]
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -7,6 +7,7 @@
 #include "format/write_share.h"
 #include "nlohmann/json.hpp"
 #include "quant/source_check.h"
+#include "tools/calibration_run.h"
 #include "tools/json_text.h"
 #include "tools/model_input.h"
 #include "tools/terminal.h"
@@ -20,6 +21,8 @@ class VerifyVerb : public Verb {
   void Declare(CLI::App& app) override {
     app.add_option("file", path_, "The .kpk file")->required();
     app.add_option("--source", source_, "The checkpoint it was made from: re-derive a sample of tensors and compare");
+    app.add_option("--calibration", calibration_.file,
+                   "With --source: the calibration that the file was made with, to derive its lossy tensors again");
     app.add_option("--samples", samples_, "With --source: how many tensors; 0 takes all")->capture_default_str();
     app.add_option("-t,--threads", threads_, "Threads; 0 (default) takes every processor");
   }
@@ -49,11 +52,20 @@ class VerifyVerb : public Verb {
     if (source_.empty()) return Answer(damage, (*file)->file_bytes(), nullptr);
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source,
                              OpenSource(source_, (*file)->schema().arch().mtp_layers() > 0));
+    KOMPAKT_ASSIGN_OR_RETURN(const auto importance, OpenCalibration(calibration_, *source));
     Progress progress("compare with the source", "tensors");
-    KOMPAKT_ASSIGN_OR_RETURN(const SourceCheck check,
-                             CheckAgainstSource(**file, *source, samples_, threads, [&](int64_t done, int64_t total) {
-                               progress.Update(static_cast<uint64_t>(done), static_cast<uint64_t>(total));
-                             }));
+    KOMPAKT_ASSIGN_OR_RETURN(const SourceCheck check, CheckAgainstSource(
+                                                          **file, *source, samples_, threads,
+                                                          [&](int64_t done, int64_t total) {
+                                                            progress.Update(static_cast<uint64_t>(done),
+                                                                            static_cast<uint64_t>(total));
+                                                          },
+                                                          importance.get()));
+    if (check.lacks_calibration) {
+      PrintNotice(
+          "note: the file was made with a calibration; without it (--calibration) only what was kept exactly is "
+          "derived again");
+    }
     return Answer(damage, (*file)->file_bytes(), &check);
   }
 
@@ -92,6 +104,7 @@ class VerifyVerb : public Verb {
                           {"same", same},
                           {"tensors_checked", check->tensors_checked},
                           {"parameters_checked", check->parameters_checked},
+                          {"lacks_calibration", check->lacks_calibration},
                           {"differences", check->differences}};
       }
       PrintAnswer(JsonText(json));
@@ -114,6 +127,7 @@ class VerifyVerb : public Verb {
   }
 
   std::string path_, source_;
+  CalibrationFlags calibration_;
   int64_t samples_ = 64;
   int threads_ = 0;
 };
