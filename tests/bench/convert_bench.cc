@@ -8,6 +8,7 @@
 // --expect-memory fails when the peak of the process' resident memory is above --ram + 64 MiB. The packed file is
 // removed at the end.
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
@@ -67,7 +68,7 @@ double MemoryBytesPerSecond(int threads) {
 double SameTrafficSeconds(const std::string& folder, const std::string& out, uint64_t write_bytes) {
   constexpr uint64_t kPiece = uint64_t{8} << 20, kSyncEvery = uint64_t{1} << 30;
   FileSystem& fs = PosixFileSystem();
-  const std::string path = out + "/convert_bench.probe";
+  const std::string path = out + "/probe";
   const auto start = Clock::now();
   std::thread reader([&] {
     if (!std::filesystem::exists(folder)) return;
@@ -201,7 +202,10 @@ int Run(const Flags& flags) {
   ConvertOptions options;
   options.threads = threads;
   options.ram_bytes = OrDie(ParseByteSize("--ram", flags.ram));
-  const std::string folder = flags.out + "/convert_bench.source", destination = flags.out + "/convert_bench.kpk";
+  // Several may run side by side.
+  const std::string out = absl::StrCat(flags.out, "/convert_bench.", getpid());
+  std::filesystem::create_directories(out);
+  const std::string folder = out + "/source", destination = out + "/packed.kpk";
   std::unique_ptr<TensorSource> stored;
   if (flags.from_disk) {
     WriteCheckpoint(generated, folder);
@@ -237,13 +241,13 @@ int Run(const Flags& flags) {
       static_cast<double>(plan.memory.peak_bytes) / (1 << 20), flags.ram);
   std::filesystem::remove(destination);
   if (!flags.no_probes) {
-    const double disk = SameTrafficSeconds(folder, flags.out, report.file_bytes);
+    const double disk = SameTrafficSeconds(folder, out, report.file_bytes);
     std::cout << absl::StrFormat(
         "disk     %.1f s for the same bytes without the work: the pass runs at %.0f %% of its speed\n"
         "memory   %.1f GB/s on %d threads\n",
         disk, 100 * disk / pass, MemoryBytesPerSecond(threads) * 1e-9, threads);
   }
-  std::filesystem::remove_all(folder);
+  std::filesystem::remove_all(out);
   if (!flags.expect_memory || peak <= options.ram_bytes + kMemorySlack) return 0;
   std::cout << "FAILED: the memory is above --ram + 64 MiB\n";
   return 1;
