@@ -27,6 +27,8 @@ class AwqTensor : public TransposedIntTensor {
     return absl::StrCat("AWQ 4-bit, ", InfoOf(scales().entry->dtype).name, " scale per ", grid().group);
   }
 
+  std::string UpstreamForm() const override { return FormText("awq"); }
+
   absl::StatusOr<std::vector<uint8_t>> ReadCodes(int64_t row_begin, int64_t row_end,
                                                  Xxh3Stream* source_bytes) const override {
     const int64_t first_word = row_begin / kPerWord;

@@ -33,6 +33,8 @@ class GptqTensor : public TransposedIntTensor {
                         parts().index ? " by index" : "");
   }
 
+  std::string UpstreamForm() const override { return FormText("gptq"); }
+
   // A word holds consecutive columns of one row, so transposing words gives the rows of packed codes.
   absl::StatusOr<std::vector<uint8_t>> ReadCodes(int64_t row_begin, int64_t row_end,
                                                  Xxh3Stream* source_bytes) const override {

@@ -16,6 +16,16 @@ std::vector<StoredRange> TransposedIntTensor::Ranges(int64_t /*row_begin*/, int6
   return ranges;
 }
 
+std::string TransposedIntTensor::FormText(absl::string_view name) const {
+  if (parts_.index) {
+    const absl::StatusOr<std::vector<uint8_t>> first = ReadElements(parts_.index, 0, 1, nullptr);
+    // Whoever chose no order may have written -1 throughout.
+    if (!first.ok() || std::any_of(first->begin(), first->end(), [](uint8_t b) { return b != 0; })) return "";
+  }
+  return absl::StrCat("form=", name, " group=", grid().group, " scale_dtype=", InfoOf(scales().entry->dtype).name,
+                      " zero=", 8 - zero_offset_, parts_.index ? " index=1" : "");
+}
+
 uint64_t TransposedIntTensor::StoredBytes() const {
   uint64_t bytes = 0;
   for (const StoredRange& range : Ranges(0, rows())) bytes += range.end;

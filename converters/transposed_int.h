@@ -29,6 +29,8 @@ class TransposedIntTensor : public GroupedIntTensor {
 
  protected:
   const Parts& parts() const { return parts_; }
+  // UpstreamForm of the form `name`; empty where the group index is not simply c / group.
+  std::string FormText(absl::string_view name) const;
   uint64_t StoredBytes() const override;
   bool HasZeros() const override { return true; }
   absl::StatusOr<std::vector<float>> ReadGroupScales(int64_t row_begin, int64_t row_end,

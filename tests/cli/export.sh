@@ -50,6 +50,17 @@ expect 0 "$PYTHON" "$compare" fused-source fused
 expect 0 "$KOMPAKT" export fused.kpk fused-bf16
 expect 0 "$PYTHON" "$compare" fused-bf16 "$checkpoints/v2lite" --subset
 
+# GPTQ and AWQ, where int4_g32 holds them.
+expect 0 "$KOMPAKT" export "$checkpoints/tiny-v3" tiny-f32 --dtype f32
+for kind in gptq gptq_v2 gptq_index awq; do
+  expect 0 "$PYTHON" "$CLI/make_int4_checkpoint.py" $kind tiny-f32 tiny-$kind
+  expect 0 "$KOMPAKT" convert tiny-$kind tiny-$kind.kpk --recipe lossless
+  expect 0 "$KOMPAKT" plan tiny-$kind --recipe lossless
+  stdout_has 'int4_g32 .*exact'
+  expect 0 "$KOMPAKT" export tiny-$kind.kpk tiny-$kind-source --dtype source
+  expect 0 "$PYTHON" "$compare" tiny-$kind-source tiny-$kind
+done
+
 # A quantized file gives its values, not its source.
 expect 0 "$KOMPAKT" convert "$checkpoints/tiny-v3" q4.kpk --recipe q4
 expect 3 "$KOMPAKT" export q4.kpk q4-source --dtype source
