@@ -3,6 +3,7 @@
 #include "tools/calibration_run.h"
 #include "tools/json_text.h"
 #include "tools/model_input.h"
+#include "tools/runtime_flags.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
 
@@ -23,13 +24,13 @@ class CalibrateVerb : public Verb {
     app.add_option("--min-tokens", request_.min_tokens, "Warn about experts that saw fewer tokens than this")
         ->capture_default_str();
     app.add_flag("--keep-mtp", keep_mtp_, "Calibrate the MTP layer too, for convert --keep-mtp");
-    app.add_option("-t,--threads", threads_, "Threads; 0 (default) takes every processor");
+    DeclareRuntimeFlags(app, runtime_);
   }
 
   absl::StatusOr<ExitCode> Run() override {
-    KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
+    KOMPAKT_ASSIGN_OR_RETURN(const ModelOptions options, ResolveRuntimeFlags(runtime_));
     KOMPAKT_ASSIGN_OR_RETURN(const CalibrationAnswer answer,
-                             RunCalibration(model_, keep_mtp_, request_, threads, output_));
+                             RunCalibration(model_, keep_mtp_, request_, options, output_));
     PrintAnswer(json_ ? JsonText(answer.json) : answer.text);
     return kExitYes;
   }
@@ -39,7 +40,7 @@ class CalibrateVerb : public Verb {
   std::string output_;
   CalibrationRequest request_;
   bool keep_mtp_ = false;
-  int threads_ = 0;
+  RuntimeFlags runtime_;
 };
 
 }  // namespace

@@ -122,12 +122,12 @@ CalibrationAnswer MakeAnswer(const std::string& output, const CalibrationHeader&
 }  // namespace
 
 absl::StatusOr<CalibrationAnswer> RunCalibration(const std::string& model, bool keep_mtp,
-                                                 const CalibrationRequest& request, int threads,
+                                                 const CalibrationRequest& request, const ModelOptions& options,
                                                  const std::string& output) {
   if (request.tokens < 0) return UsageError("--tokens: expected 0 or more, found ", request.tokens);
   if (request.min_tokens < 0) return UsageError("--min-tokens: expected 0 or more, found ", request.min_tokens);
   KOMPAKT_ASSIGN_OR_RETURN(const std::string text, ReadText(request));
-  KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model, threads, keep_mtp));
+  KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model, options, keep_mtp));
   KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Create(loaded.assets));
   KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer->Encode(text));
   std::optional<int32_t> bos;
@@ -215,7 +215,7 @@ absl::Status CalibrateFor(const std::string& model, bool keep_mtp, int threads, 
         "; delete it, or use it as it is with --calibration"));
   }
   KOMPAKT_ASSIGN_OR_RETURN(const CalibrationAnswer answer,
-                           RunCalibration(model, keep_mtp, request, threads, flags->file));
+                           RunCalibration(model, keep_mtp, request, {.threads = threads}, flags->file));
   PrintNoticeLines(answer.text);
   return absl::OkStatus();
 }

@@ -30,7 +30,7 @@ struct CalibrationAnswer {
 
 // Runs it and writes `output`; what it will take and what it warns of goes to stderr.
 absl::StatusOr<CalibrationAnswer> RunCalibration(const std::string& model, bool keep_mtp,
-                                                 const CalibrationRequest& request, int threads,
+                                                 const CalibrationRequest& request, const ModelOptions& options,
                                                  const std::string& output);
 
 // The flags of convert.

@@ -18,6 +18,7 @@
 #include "tools/compare_report.h"
 #include "tools/json_text.h"
 #include "tools/model_input.h"
+#include "tools/runtime_flags.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
 #include "validate/baseline.h"
@@ -73,11 +74,11 @@ class CompareVerb : public Verb {
     app.add_option("--gate", gate_, "kl=X: exit code 1 when the mean KL is above X");
     app.add_option("--floor-chunks", floor_chunks_, "Chunks on which the noise floor is measured; 0 leaves it out")
         ->capture_default_str();
-    app.add_option("-t,--threads", threads_, "Threads; 0 (default) takes every processor");
+    DeclareRuntimeFlags(app, runtime_);
   }
 
   absl::StatusOr<ExitCode> Run() override {
-    KOMPAKT_ASSIGN_OR_RETURN(threads_, ResolveThreads(threads_));
+    KOMPAKT_ASSIGN_OR_RETURN(options_, ResolveRuntimeFlags(runtime_));
     KOMPAKT_ASSIGN_OR_RETURN(const double gate, ReadGate());
     KOMPAKT_ASSIGN_OR_RETURN(reference_, KernelSetByName("reference"));
     if (path_ != "fast" && path_ != "reference") {
@@ -133,11 +134,11 @@ class CompareVerb : public Verb {
   }
 
   absl::StatusOr<LoadedModel> LoadPacked() const {
-    return LoadModel(packed_, threads_, false, path_ == "reference" ? reference_ : nullptr);
+    return LoadModel(packed_, path_ == "reference" ? WithKernels(options_, reference_) : options_);
   }
 
   absl::Status FromModel(CompareReport& report) {
-    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel original, LoadModel(original_, threads_));
+    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel original, LoadModel(original_, options_));
     KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel packed, LoadPacked());
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, Encode(original.assets, text_bytes_));
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> other_ids, Encode(packed.assets, text_bytes_));
@@ -201,9 +202,8 @@ class CompareVerb : public Verb {
                                                              {"int8 activations", &Int8ActivationSet()}};
     for (const auto& [name, kernels] : ways) {
       KOMPAKT_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> other,
-                               Model::Load(loaded.weights, {.threads = threads_, .kernels = kernels}));
-      KOMPAKT_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> usual,
-                               Model::Load(loaded.weights, {.threads = threads_, .kernels = nullptr}));
+                               Model::Load(loaded.weights, WithKernels(options_, kernels)));
+      KOMPAKT_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> usual, Model::Load(loaded.weights, options_));
       CompareOptions options;
       options.context = context;
       options.most_chunks = floor_chunks_;
@@ -231,7 +231,7 @@ class CompareVerb : public Verb {
   }
 
   absl::StatusOr<ExitCode> SaveBaselineOnly() {
-    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel original, LoadModel(original_, threads_));
+    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel original, LoadModel(original_, options_));
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, Encode(original.assets, text_bytes_));
     KOMPAKT_ASSIGN_OR_RETURN(const ScoredChunks chunks, ScoredChunks::Create(ids, BosOf(original.assets), context_));
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<BaselineWriter> writer, OpenWriter(original, chunks));
@@ -282,7 +282,8 @@ class CompareVerb : public Verb {
   CLI::Option* context_option_ = nullptr;
   int64_t context_ = 512;
   int64_t floor_chunks_ = 2;
-  int threads_ = 0;
+  RuntimeFlags runtime_;
+  ModelOptions options_;
 };
 
 }  // namespace

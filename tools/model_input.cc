@@ -64,11 +64,8 @@ absl::StatusOr<std::unique_ptr<TensorSource>> OpenSource(const std::string& path
   return OpenPackedSource(std::move(file));
 }
 
-absl::StatusOr<LoadedModel> LoadModel(const std::string& path, int threads, bool keep_mtp, const KernelSet* kernels) {
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const ModelOptions& options, bool keep_mtp) {
   KOMPAKT_ASSIGN_OR_RETURN(const bool folder, IsFolder(path));
-  ModelOptions options;
-  options.threads = threads;
-  options.kernels = kernels;
   LoadedModel loaded;
   if (folder) {
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenCheckpoint(path, {.keep_mtp = keep_mtp}));
@@ -79,7 +76,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, int threads, bool
       loaded.tensor_bytes += form.stored_bytes;
     }
     KOMPAKT_ASSIGN_OR_RETURN(loaded.identity_xxh3, IdentityOfFiles(*source));
-    KOMPAKT_ASSIGN_OR_RETURN(loaded.weights, LoadExactWeights(*source, path, threads));
+    KOMPAKT_ASSIGN_OR_RETURN(loaded.weights, LoadExactWeights(*source, path, options.threads));
   } else {
     KOMPAKT_ASSIGN_OR_RETURN(auto file, PackedReader::Open(path));
     loaded.assets = file->manifest().assets();

@@ -29,9 +29,7 @@ struct LoadedModel {
   uint64_t identity_xxh3 = 0;
   std::shared_ptr<const PackedReader> file;  // null for a folder
 };
-// `kernels`: as in ModelOptions.
-absl::StatusOr<LoadedModel> LoadModel(const std::string& path, int threads, bool keep_mtp = false,
-                                      const KernelSet* kernels = nullptr);
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const ModelOptions& options, bool keep_mtp = false);
 
 // The identity_xxh3 that LoadModel would give, without loading.
 absl::StatusOr<uint64_t> IdentityOf(const std::string& path, bool keep_mtp);

@@ -10,6 +10,7 @@
 #include "runtime/tokenizer.h"
 #include "tools/json_text.h"
 #include "tools/model_input.h"
+#include "tools/runtime_flags.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
 
@@ -23,13 +24,13 @@ class PerplexityVerb : public Verb {
     app.add_option("-f,--file", text_, "Text file (its bytes are taken as they are); - reads stdin")->required();
     app.add_option("-c,--ctx-size", context_, "Tokens per chunk; the second half of each is scored")
         ->capture_default_str();
-    app.add_option("-t,--threads", threads_, "Threads; 0 (default) takes every processor");
+    DeclareRuntimeFlags(app, runtime_);
   }
 
   absl::StatusOr<ExitCode> Run() override {
-    KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
+    KOMPAKT_ASSIGN_OR_RETURN(const ModelOptions options, ResolveRuntimeFlags(runtime_));
     KOMPAKT_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(text_));
-    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_, threads));
+    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_, options));
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Create(loaded.assets));
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer->Encode(text));
     std::optional<int32_t> bos;
@@ -68,7 +69,7 @@ class PerplexityVerb : public Verb {
   std::string model_;
   std::string text_;
   int64_t context_ = 512;
-  int threads_ = 0;
+  RuntimeFlags runtime_;
 };
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "runtime/tokenizer.h"
 #include "tools/json_text.h"
 #include "tools/model_input.h"
+#include "tools/runtime_flags.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
 
@@ -99,7 +100,7 @@ class RunVerb : public Verb {
     app.add_option("-n,--n-predict", max_new_, "Tokens to generate at most; -1: until the model stops or -c is full")
         ->capture_default_str();
     app.add_option("-c,--ctx-size", context_, "Tokens of prompt and answer together; 0 (default): what they need");
-    app.add_option("-t,--threads", threads_, "Threads; 0 (default) takes every processor");
+    DeclareRuntimeFlags(app, runtime_);
     app.add_flag("--chat", chat_, "The prompt is a user's message; the model's chat template is put around it");
     app.add_option("--system", system_, "System message, with --chat");
     app.add_option("--chat-template", family_name_, "Chat template family, if not the model's own");
@@ -125,7 +126,7 @@ class RunVerb : public Verb {
   }
 
   absl::StatusOr<ExitCode> Run() override {
-    KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
+    KOMPAKT_ASSIGN_OR_RETURN(const ModelOptions options, ResolveRuntimeFlags(runtime_));
     KOMPAKT_ASSIGN_OR_RETURN(Sampler sampler, Sampler::Create(sampling_));
     if (max_new_ < -1) return UsageError("-n must be -1 or more, found ", max_new_);
     if (context_ < 0) return UsageError("-c must be 0 or more, found ", context_);
@@ -140,7 +141,7 @@ class RunVerb : public Verb {
     if (!chat_ && (think_.has_value() || !system_.empty() || !family_name_.empty())) {
       return UsageError("--think, --system and --chat-template need --chat");
     }
-    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_path_, threads));
+    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_path_, options));
     assets_ = &loaded.assets;
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Create(loaded.assets));
     KOMPAKT_RETURN_IF_ERROR(ChooseFamily(loaded.model->arch(), *tokenizer));
@@ -290,7 +291,7 @@ class RunVerb : public Verb {
   SamplerOptions sampling_;
   int64_t max_new_ = 256;
   int64_t context_ = 0;
-  int threads_ = 0;
+  RuntimeFlags runtime_;
   bool chat_ = false;
   bool ignore_eos_ = false;
   bool stats_ = false;

@@ -14,6 +14,7 @@
 #include "runtime/tokenizer.h"
 #include "tools/json_text.h"
 #include "tools/model_input.h"
+#include "tools/runtime_flags.h"
 #include "tools/sensitivity_file.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
@@ -43,18 +44,18 @@ class SensitivityVerb : public Verb {
         ->capture_default_str();
     app.add_option("-c,--ctx-size", context_, "Tokens per chunk; the second half of each is scored")
         ->capture_default_str();
-    app.add_option("-t,--threads", threads_, "Threads; 0 (default) takes every processor");
+    DeclareRuntimeFlags(app, runtime_);
   }
 
   absl::StatusOr<ExitCode> Run() override {
-    KOMPAKT_ASSIGN_OR_RETURN(threads_, ResolveThreads(threads_));
+    KOMPAKT_ASSIGN_OR_RETURN(options_, ResolveRuntimeFlags(runtime_));
     KOMPAKT_ASSIGN_OR_RETURN(const FormatId format, ReadFormat());
     if (bands_ < 1) return UsageError("--bands: expected 1 or more, found ", bands_);
     if (tokens_ < context_) {
       return UsageError("--tokens: expected at least one chunk of ", context_, " (-c), found ", tokens_);
     }
     KOMPAKT_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(text_));
-    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel model, LoadModel(model_, threads_));
+    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel model, LoadModel(model_, options_));
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<Trial> trials, MakeTrials(model.weights->schema()));
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Create(model.assets));
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer->Encode(text));
@@ -136,14 +137,14 @@ class SensitivityVerb : public Verb {
     const uint64_t parts = trials.size() + 1;
     KOMPAKT_ASSIGN_OR_RETURN(const KernelSet* const reference, KernelSetByName("reference"));
     KOMPAKT_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> other_order,
-                             Model::Load(model.weights, {.threads = threads_, .kernels = reference}));
+                             Model::Load(model.weights, WithKernels(options_, reference)));
     KOMPAKT_ASSIGN_OR_RETURN(const TrialResult floor, bench.Run(other_order, go_on));
     report.floor_free = floor.kl_free.mean();
     report.floor_frozen = floor.kl_frozen.mean();
     progress.Update(1, parts);
     for (const Trial& trial : trials) {
       KOMPAKT_ASSIGN_OR_RETURN(TrialWeights weights,
-                               EncodeTrial(*model.weights, trial.tensors, format, threads_, Interrupted()));
+                               EncodeTrial(*model.weights, trial.tensors, format, options_.threads, Interrupted()));
       SensitivityUnit unit;
       unit.weight_class = std::string(trial.weight_class->name);
       unit.first_layer = trial.first_layer;
@@ -157,8 +158,7 @@ class SensitivityVerb : public Verb {
       }
       KOMPAKT_ASSIGN_OR_RETURN(const std::shared_ptr<const WeightStore> changed,
                                OverlayWeights(model.weights, std::move(weights.matrices)));
-      KOMPAKT_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> changed_model,
-                               Model::Load(changed, {.threads = threads_, .kernels = nullptr}));
+      KOMPAKT_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> changed_model, Model::Load(changed, options_));
       KOMPAKT_ASSIGN_OR_RETURN(const TrialResult result, bench.Run(changed_model, go_on));
       unit.kl_free = result.kl_free.mean();
       unit.kl_free_stderr = result.kl_free.standard_error();
@@ -196,7 +196,8 @@ class SensitivityVerb : public Verb {
   int64_t bands_ = 8;
   int64_t tokens_ = 2048;
   int64_t context_ = 512;
-  int threads_ = 0;
+  RuntimeFlags runtime_;
+  ModelOptions options_;
 };
 
 }  // namespace

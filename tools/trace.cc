@@ -8,6 +8,7 @@
 #include "runtime/session.h"
 #include "tools/json_text.h"
 #include "tools/model_input.h"
+#include "tools/runtime_flags.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
 
@@ -28,15 +29,15 @@ class TraceVerb : public Verb {
     app.add_option("-o,--output", output_, "The safetensors file to write")->required();
     app.add_option("--chunk", chunk_, "Tokens per forward pass; 0 (default) takes all at once, 1 decodes one by one");
     app.add_flag("--mtp", mtp_, "Trace the MTP layer instead: mtp_input, mtp_layer_out, mtp_logits and its routing");
-    app.add_option("-t,--threads", threads_, "Threads; 0 (default) takes every processor");
+    DeclareRuntimeFlags(app, runtime_);
   }
 
   absl::StatusOr<ExitCode> Run() override {
-    KOMPAKT_ASSIGN_OR_RETURN(const int threads, ResolveThreads(threads_));
+    KOMPAKT_ASSIGN_OR_RETURN(const ModelOptions options, ResolveRuntimeFlags(runtime_));
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ParseIds(ids_));
     if (ids.empty()) return UsageError("--ids: no token ids given");
     if (chunk_ < 0) return UsageError("--chunk must be 0 or more, found ", chunk_);
-    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_, threads, mtp_));
+    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_, options, mtp_));
     KOMPAKT_RETURN_IF_ERROR(Forward(loaded.model, ids));
     if (mtp_) return WriteMtp(*loaded.model, ids);
     return Write(loaded.model->arch(), ids);
@@ -126,7 +127,7 @@ class TraceVerb : public Verb {
   std::string model_, ids_, output_;
   int64_t chunk_ = 0;
   bool mtp_ = false;
-  int threads_ = 0;
+  RuntimeFlags runtime_;
   size_t moe_layers_ = 0;
   std::vector<float> logits_, hidden_, router_weights_;
   std::vector<int64_t> router_ids_;
