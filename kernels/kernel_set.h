@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -202,6 +203,10 @@ struct FfnParams {
 
 // The routed experts of a layer: y[t] = sum over k of weights[t, k] * ffn of expert ids[t, k], added in the order of
 // ascending expert index.
+//
+// A call may be cut into parts, for experts that are not all in memory at once: only choices within [expert_begin,
+// expert_end) count, and only the bytes of experts that have some are read (of the others the views need no data).
+// Parts that ascend, the first without `accumulate` and the rest with it, give what one call gives, bit for bit.
 struct ExpertFfnParams {
   const FfnWeights* experts = nullptr;  // [n_experts], all of the same shapes
   int64_t n_experts = 0;
@@ -211,6 +216,11 @@ struct ExpertFfnParams {
   const float* x = nullptr;  // [T, h]
   int64_t tokens = 0;
   float* y = nullptr;  // [T, h]
+  int64_t expert_begin = 0;
+  int64_t expert_end = std::numeric_limits<int64_t>::max();
+  bool accumulate = false;  // y += the sum instead of y = it
+
+  bool Counts(int32_t id) const { return id >= expert_begin && id < expert_end; }
 };
 
 // y += x.

@@ -78,19 +78,20 @@ struct ExpertPlan {
   int64_t active = 0;
   int32_t* experts = nullptr;     // [active] ascending
   int32_t* slot_begin = nullptr;  // [active + 1]: slots of expert i are [slot_begin[i], slot_begin[i + 1])
-  int32_t* slots = nullptr;       // [T * K]: t * K + k, ordered by expert, then token
+  int32_t* slots = nullptr;       // [choices]: t * K + k, ordered by expert, then token
+  int64_t choices = 0;            // those that count
   int32_t most_tokens = 0;        // of one expert
 };
 
 absl::StatusOr<ExpertPlan> PlanExperts(const ExpertFfnParams& p, Workspace& workspace) {
   ExpertPlan plan;
-  const int64_t choices = p.tokens * p.k;
+  const int64_t all = p.tokens * p.k;
   KOMPAKT_ASSIGN_OR_RETURN(int32_t* const next, workspace.Ints(p.n_experts));
   KOMPAKT_ASSIGN_OR_RETURN(plan.experts, workspace.Ints(p.n_experts));
   KOMPAKT_ASSIGN_OR_RETURN(plan.slot_begin, workspace.Ints(p.n_experts + 1));
-  KOMPAKT_ASSIGN_OR_RETURN(plan.slots, workspace.Ints(choices));
+  KOMPAKT_ASSIGN_OR_RETURN(plan.slots, workspace.Ints(all));
   std::fill(next, next + p.n_experts, 0);
-  for (int64_t i = 0; i < choices; ++i) ++next[p.ids[i]];
+  for (int64_t i = 0; i < all; ++i) next[p.ids[i]] += p.Counts(p.ids[i]) ? 1 : 0;
   int32_t sum = 0;
   for (int64_t e = 0; e < p.n_experts; ++e) {
     const int32_t n = next[e];
@@ -102,7 +103,10 @@ absl::StatusOr<ExpertPlan> PlanExperts(const ExpertFfnParams& p, Workspace& work
     sum += n;
   }
   plan.slot_begin[plan.active] = sum;
-  for (int64_t i = 0; i < choices; ++i) plan.slots[next[p.ids[i]]++] = static_cast<int32_t>(i);
+  plan.choices = sum;
+  for (int64_t i = 0; i < all; ++i) {
+    if (p.Counts(p.ids[i])) plan.slots[next[p.ids[i]]++] = static_cast<int32_t>(i);
+  }
   return plan;
 }
 
@@ -163,7 +167,7 @@ absl::Status ExpertFfn(const ExpertFfnParams& p, KernelContext& context) {
   Workspace& workspace = *context.workspace;
   Workspace::Scope scope(workspace);
   KOMPAKT_ASSIGN_OR_RETURN(const ExpertPlan plan, PlanExperts(p, workspace));
-  const int64_t choices = p.tokens * p.k;
+  const int64_t choices = plan.choices;
   KOMPAKT_ASSIGN_OR_RETURN(float* const act, workspace.Floats(choices * inter));
   KOMPAKT_ASSIGN_OR_RETURN(const float** const act_rows, RowPointers(workspace, act, choices, inter));
   KOMPAKT_ASSIGN_OR_RETURN(const float** const x, workspace.Pointers(choices));
@@ -195,7 +199,7 @@ absl::Status ExpertFfn(const ExpertFfnParams& p, KernelContext& context) {
         const int64_t row = first * kTileRows;
         const int64_t rows = std::min(tiles * kTileRows, hidden - row);
         float* const c = scratch.c(thread);
-        for (int64_t t = 0; t < p.tokens; ++t) std::fill_n(p.y + t * hidden + row, rows, 0.0f);
+        for (int64_t t = 0; !p.accumulate && t < p.tokens; ++t) std::fill_n(p.y + t * hidden + row, rows, 0.0f);
         for (int64_t i = 0; i < plan.active; ++i) {
           const int64_t begin = plan.slot_begin[i];
           const int64_t n = plan.slot_begin[i + 1] - begin;

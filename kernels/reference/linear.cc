@@ -83,8 +83,8 @@ absl::Status ExpertFfnBy(GatedFfnOp ffn, const ExpertFfnParams& p, KernelContext
   KOMPAKT_ASSIGN_OR_RETURN(float* const x, context.workspace->Floats(p.tokens * hidden));
   KOMPAKT_ASSIGN_OR_RETURN(float* const out, context.workspace->Floats(p.tokens * hidden));
   KOMPAKT_ASSIGN_OR_RETURN(int32_t* const slots, context.workspace->Ints(p.tokens));
-  std::fill(p.y, p.y + p.tokens * hidden, 0.0f);
-  for (int64_t e = 0; e < p.n_experts; ++e) {
+  if (!p.accumulate) std::fill(p.y, p.y + p.tokens * hidden, 0.0f);
+  for (int64_t e = p.expert_begin; e < std::min(p.expert_end, p.n_experts); ++e) {
     int64_t n = 0;  // tokens of this expert; slots[i] = t * k + place of e among the choices of t
     for (int64_t slot = 0; slot < p.tokens * p.k; ++slot) {
       if (p.ids[slot] != e) continue;

@@ -266,5 +266,58 @@ TEST_P(EveryKernelSet, ExpertFfnAddsTheWeightedExpertsOfEachToken) {
   }
 }
 
+TEST_P(EveryKernelSet, ExpertFfnInAscendingPartsIsTheWholeBitForBit) {
+  constexpr int64_t kHidden = 70;
+  constexpr int64_t kInter = 40;
+  constexpr int32_t kExperts = 7;
+  constexpr int64_t kChosen = 3;
+  const std::vector<std::vector<int64_t>> cuts = {{0, 3, 7}, {0, 1, 2, 3, 4, 5, 6, 7}, {0, 0, 4, 4, 5, 7}};
+  for (const BlockFormat& format : AllFormats()) {
+    std::vector<Expert> experts;
+    std::vector<FfnWeights> weights;
+    for (uint64_t e = 0; e < kExperts; ++e) experts.push_back(MakeExpert(format.id, kHidden, kInter, 100 + 3 * e));
+    for (const Expert& e : experts) weights.push_back(e.weights());
+    for (const int64_t tokens : {1, 2, 37}) {
+      std::vector<int32_t> ids;
+      for (int64_t t = 0; t < tokens; ++t) {
+        const auto first = static_cast<int32_t>(t % (kExperts - 3));
+        ids.insert(ids.end(), {first, first + 1 + static_cast<int32_t>(t % 2), first + 3});
+      }
+      const std::vector<float> routing = RandomVector(tokens * kChosen, 1.0f, 2);
+      const std::vector<float> x = RandomVector(tokens * kHidden, 0.2f, 3);
+      std::vector<float> y(static_cast<size_t>(tokens * kHidden), std::nanf(""));
+      ExpertFfnParams params{.experts = weights.data(),
+                             .n_experts = kExperts,
+                             .ids = ids.data(),
+                             .weights = routing.data(),
+                             .k = kChosen,
+                             .x = x.data(),
+                             .tokens = tokens,
+                             .y = y.data()};
+      KernelContext c = context(2);
+      ASSERT_TRUE(set().expert_ffn(params, c).ok());
+      for (const std::vector<int64_t>& cut : cuts) {
+        std::vector<float> parts(y.size(), std::nanf(""));
+        params.y = parts.data();
+        for (size_t i = 0; i + 1 < cut.size(); ++i) {
+          // Of experts outside of the part there is a shape, but no data.
+          std::vector<FfnWeights> here = weights;
+          for (int64_t e = 0; e < kExperts; ++e) {
+            if (e >= cut[i] && e < cut[i + 1]) continue;
+            FfnWeights& w = here[static_cast<size_t>(e)];
+            w.gate.data = w.up.data = w.down.data = nullptr;
+          }
+          params.experts = here.data();
+          params.expert_begin = cut[i];
+          params.expert_end = cut[i + 1];
+          params.accumulate = i > 0;
+          ASSERT_TRUE(set().expert_ffn(params, c).ok());
+        }
+        EXPECT_EQ(parts, y) << format.name << ", " << tokens << " tokens in " << cut.size() - 1 << " parts";
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace kompakt
