@@ -156,7 +156,7 @@ absl::Status Run(const std::string& model, const std::string& text_path, size_t 
   std::ifstream file(text_path, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenCheckpoint(model));
-  KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model, 2));
+  KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model, {.threads = 2}));
   KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Create(source->assets()));
   KOMPAKT_ASSIGN_OR_RETURN(std::vector<int32_t> ids, tokenizer->Encode(text));
   ids.resize(std::min(ids.size(), tokens));
