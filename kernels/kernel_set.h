@@ -8,6 +8,10 @@
 // from `reference` only by rounding. Within a set the result of a token depends neither on the thread count nor on the
 // tokens beside it, bit for bit: reductions have a fixed order and are never split by thread.
 //
+// Where an op takes an ActPrecision, a set may round what the matrix multiplies to that many bits (activation.h). Every
+// set but the integer ones computes in F32 whatever it says, and an integer set does where it has no integer product
+// for the format of the weights.
+//
 // All ops fail with kResourceExhausted when scratch memory cannot be had, and with nothing else: shapes were checked
 // when the model was loaded. They do not check for NaN, except `all_finite`.
 #pragma once
@@ -20,6 +24,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "format/block_format.h"
+#include "kernels/activation.h"
 #include "kernels/latent_cache.h"
 #include "kernels/router.h"
 #include "kernels/thread_team.h"
@@ -82,6 +87,7 @@ struct LinearParams {
   int64_t tokens = 0;
   float* y = nullptr;  // [T, N]
   int64_t y_stride = 0;
+  ActPrecision act = ActPrecision::kF32;  // of x
 };
 
 // Which two of `dim` rotary values form pair j.
@@ -124,9 +130,10 @@ struct MlaParams {
   MatrixView kv_b;           // [H (dn + dv), rank]; per head dn rows W_UK, then dv rows W_UV
   const float* q = nullptr;  // [T, H, dn + dr], rotated
   int64_t tokens = 0;
-  int64_t position = 0;  // of the first token
-  LatentCache cache;     // rows [0, position + T) are filled
-  float* y = nullptr;    // [T, H, dv]
+  int64_t position = 0;                   // of the first token
+  LatentCache cache;                      // rows [0, position + T) are filled
+  float* y = nullptr;                     // [T, H, dv]
+  ActPrecision act = ActPrecision::kF32;  // of what kv_b multiplies
 };
 
 // The keys of an indexer, one row per token; does not own its memory.
@@ -197,8 +204,10 @@ struct FfnParams {
   FfnWeights w;
   const float* x = nullptr;  // [T, h]
   int64_t tokens = 0;
-  float* y = nullptr;       // [T, h]
-  bool accumulate = false;  // y += ffn(x) instead of y = ffn(x)
+  float* y = nullptr;                          // [T, h]
+  bool accumulate = false;                     // y += ffn(x) instead of y = ffn(x)
+  ActPrecision act = ActPrecision::kF32;       // of x
+  ActPrecision down_act = ActPrecision::kF32;  // of silu(gate x) * (up x)
 };
 
 // The routed experts of a layer: y[t] = sum over k of weights[t, k] * ffn of expert ids[t, k], added in the order of
@@ -218,7 +227,9 @@ struct ExpertFfnParams {
   float* y = nullptr;  // [T, h]
   int64_t expert_begin = 0;
   int64_t expert_end = std::numeric_limits<int64_t>::max();
-  bool accumulate = false;  // y += the sum instead of y = it
+  bool accumulate = false;                     // y += the sum instead of y = it
+  ActPrecision act = ActPrecision::kF32;       // of x
+  ActPrecision down_act = ActPrecision::kF32;  // of silu(gate x) * (up x)
 
   bool Counts(int32_t id) const { return id >= expert_begin && id < expert_end; }
 };

@@ -38,6 +38,7 @@ struct Pass {
   Activations& a;
   const FrozenRouting& frozen;
   LinearObserver* observer;
+  ActivationPolicy act;
 };
 
 absl::Status Observe(const Pass& p, TensorRole role, const float* x, int64_t width) {
@@ -58,9 +59,15 @@ absl::Status Norm(const Pass& p, const float* x, const std::vector<float>& weigh
                             p.context);
 }
 
-absl::Status Linear(const Pass& p, const MatrixView& w, const float* x, float* y) {
-  return p.kernels.linear(
-      {.w = w, .x = x, .x_stride = w.shape.cols, .tokens = p.tokens, .y = y, .y_stride = w.shape.rows}, p.context);
+absl::Status Linear(const Pass& p, TensorRole role, const MatrixView& w, const float* x, float* y) {
+  return p.kernels.linear({.w = w,
+                           .x = x,
+                           .x_stride = w.shape.cols,
+                           .tokens = p.tokens,
+                           .y = y,
+                           .y_stride = w.shape.rows,
+                           .act = p.act.Of(role)},
+                          p.context);
 }
 
 // a.normed -> a.q, rotated.
@@ -68,12 +75,12 @@ absl::Status Queries(const Pass& p) {
   const MlaSpec& mla = p.model.arch.mla();
   const AttentionBinding& w = p.layer.attention;
   if (mla.q_lora_rank() == 0) {
-    KOMPAKT_RETURN_IF_ERROR(Linear(p, w.q_proj, p.a.normed, p.a.q));
+    KOMPAKT_RETURN_IF_ERROR(Linear(p, TensorRole::kQProj, w.q_proj, p.a.normed, p.a.q));
   } else {
-    KOMPAKT_RETURN_IF_ERROR(Linear(p, w.q_a_proj, p.a.normed, p.a.q_latent));
+    KOMPAKT_RETURN_IF_ERROR(Linear(p, TensorRole::kQAProj, w.q_a_proj, p.a.normed, p.a.q_latent));
     KOMPAKT_RETURN_IF_ERROR(Norm(p, p.a.q_latent, w.q_a_norm, mla.latent_norm_eps(), p.a.q_latent));
     KOMPAKT_RETURN_IF_ERROR(Observe(p, TensorRole::kQBProj, p.a.q_latent, mla.q_lora_rank()));
-    KOMPAKT_RETURN_IF_ERROR(Linear(p, w.q_b_proj, p.a.q_latent, p.a.q));
+    KOMPAKT_RETURN_IF_ERROR(Linear(p, TensorRole::kQBProj, w.q_b_proj, p.a.q_latent, p.a.q));
   }
   const int64_t head = mla.qk_nope_head_dim() + mla.qk_rope_head_dim();
   return p.kernels.rope({.x = p.a.q + mla.qk_nope_head_dim(),
@@ -90,7 +97,7 @@ absl::Status Queries(const Pass& p) {
 absl::Status AppendIndexKeys(const Pass& p) {
   const IndexerSpec& spec = p.model.arch.indexer();
   const IndexerBinding& w = p.layer.indexer;
-  KOMPAKT_RETURN_IF_ERROR(Linear(p, w.wk, p.a.normed, p.a.index_k));
+  KOMPAKT_RETURN_IF_ERROR(Linear(p, TensorRole::kIndexK, w.wk, p.a.normed, p.a.index_k));
   return p.kernels.index_append({.a = p.a.index_k,
                                  .norm = w.k_norm.data(),
                                  .bias = w.k_bias.data(),
@@ -116,14 +123,16 @@ absl::Status SelectRows(const Pass& p, int64_t first) {
                                             .x_stride = w.wq_b.shape.cols,
                                             .tokens = tokens,
                                             .y = p.a.index_q,
-                                            .y_stride = q_width},
+                                            .y_stride = q_width,
+                                            .act = p.act.Of(TensorRole::kIndexQB)},
                                            p.context));
   KOMPAKT_RETURN_IF_ERROR(p.kernels.linear({.w = w.weights,
                                             .x = p.a.normed + first * w.weights.shape.cols,
                                             .x_stride = w.weights.shape.cols,
                                             .tokens = tokens,
                                             .y = p.a.index_weights,
-                                            .y_stride = w.weights.shape.rows},
+                                            .y_stride = w.weights.shape.rows,
+                                            .act = p.act.Of(TensorRole::kIndexWeights)},
                                            p.context));
   KOMPAKT_RETURN_IF_ERROR(p.kernels.rope({.x = p.a.index_q,
                                           .x_stride = q_width,
@@ -200,7 +209,7 @@ absl::Status Attention(const Pass& p) {
   KOMPAKT_RETURN_IF_ERROR(Observe(p, TensorRole::kKvAProj, p.a.normed, p.model.arch.hidden_size()));
   KOMPAKT_RETURN_IF_ERROR(Queries(p));
   if (p.layer.has_indexer) KOMPAKT_RETURN_IF_ERROR(AppendIndexKeys(p));
-  KOMPAKT_RETURN_IF_ERROR(Linear(p, w.kv_a_proj, p.a.normed, p.a.kv_a));
+  KOMPAKT_RETURN_IF_ERROR(Linear(p, TensorRole::kKvAProj, w.kv_a_proj, p.a.normed, p.a.kv_a));
   KOMPAKT_RETURN_IF_ERROR(ObserveLatent(p));
   KOMPAKT_RETURN_IF_ERROR(p.kernels.latent_append({.a = p.a.kv_a,
                                                    .norm_weight = w.kv_a_norm.data(),
@@ -220,10 +229,11 @@ absl::Status Attention(const Pass& p) {
                          .tokens = p.tokens,
                          .position = p.position,
                          .cache = p.cache.latent,
-                         .y = p.a.attended};
+                         .y = p.a.attended,
+                         .act = p.act.Of(TensorRole::kKvBProj)};
   KOMPAKT_RETURN_IF_ERROR(Attend(p, attend));
   KOMPAKT_RETURN_IF_ERROR(Observe(p, TensorRole::kOProj, p.a.attended, mla.num_attention_heads() * mla.v_head_dim()));
-  return Linear(p, w.o_proj, p.a.attended, p.a.out);
+  return Linear(p, TensorRole::kOProj, w.o_proj, p.a.attended, p.a.out);
 }
 
 absl::Status Ffn(const Pass& p, const FfnParams& params, TensorRole gate, TensorRole down) {
@@ -239,7 +249,13 @@ absl::Status ExpertFfn(const Pass& p, const ExpertFfnParams& params) {
 // a.normed -> a.out.
 absl::Status FeedForward(const Pass& p) {
   const LayerBinding& w = p.layer;
-  const FfnParams dense{.w = w.dense, .x = p.a.normed, .tokens = p.tokens, .y = p.a.out, .accumulate = false};
+  const FfnParams dense{.w = w.dense,
+                        .x = p.a.normed,
+                        .tokens = p.tokens,
+                        .y = p.a.out,
+                        .accumulate = false,
+                        .act = p.act.Of(TensorRole::kDenseGate),
+                        .down_act = p.act.Of(TensorRole::kDenseDown)};
   if (!w.moe) return Ffn(p, dense, TensorRole::kDenseGate, TensorRole::kDenseDown);
   KOMPAKT_RETURN_IF_ERROR(p.kernels.route({.rule = p.model.router_rule,
                                            .w = w.router,
@@ -262,9 +278,17 @@ absl::Status FeedForward(const Pass& p) {
                                         .k = p.model.router_rule.experts_per_token,
                                         .x = p.a.normed,
                                         .tokens = p.tokens,
-                                        .y = p.a.out}));
+                                        .y = p.a.out,
+                                        .act = p.act.Of(TensorRole::kExpertGate),
+                                        .down_act = p.act.Of(TensorRole::kExpertDown)}));
   if (!w.has_shared) return absl::OkStatus();
-  const FfnParams shared{.w = w.shared, .x = p.a.normed, .tokens = p.tokens, .y = p.a.out, .accumulate = true};
+  const FfnParams shared{.w = w.shared,
+                         .x = p.a.normed,
+                         .tokens = p.tokens,
+                         .y = p.a.out,
+                         .accumulate = true,
+                         .act = p.act.Of(TensorRole::kSharedGate),
+                         .down_act = p.act.Of(TensorRole::kSharedDown)};
   return Ffn(p, shared, TensorRole::kSharedGate, TensorRole::kSharedDown);
 }
 
@@ -324,8 +348,8 @@ absl::StatusOr<Activations> Activations::Create(const ArchSpec& arch, int64_t ma
 
 absl::Status RunLayer(const ModelBinding& model, const LayerBinding& layer, const KernelSet& kernels,
                       KernelContext& context, const LayerCache& cache, int64_t position, int64_t tokens, Activations& a,
-                      const FrozenRouting& frozen, LinearObserver* observer) {
-  const Pass p{model, layer, kernels, context, cache, position, tokens, a, frozen, observer};
+                      const FrozenRouting& frozen, LinearObserver* observer, ActivationPolicy act) {
+  const Pass p{model, layer, kernels, context, cache, position, tokens, a, frozen, observer, act};
   const double eps = model.arch.rms_norm_eps();
   const AddParams add{.x = a.out, .y = a.x, .n = tokens * model.arch.hidden_size()};
   KOMPAKT_RETURN_IF_ERROR(Norm(p, a.x, layer.input_norm, eps, a.normed));

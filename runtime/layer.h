@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/kernel_set.h"
+#include "runtime/activation_policy.h"
 #include "runtime/binding.h"
 #include "runtime/linear_observer.h"
 
@@ -66,9 +67,10 @@ struct FrozenRouting {
 
 // Runs a layer on a.x in place, for T tokens from `position` on; a.cos_sin is filled. Afterwards a.router_ids and
 // a.router_weights hold the choice of a MoE layer, that of `frozen` where it has one. kDataLoss when a score of the
-// indexer is not finite. An `observer` sees the input of every matrix but the router; its errors are passed on.
+// indexer is not finite. An `observer` sees the input of every matrix but the router; its errors are passed on. `act`:
+// ModelOptions::act.
 absl::Status RunLayer(const ModelBinding& model, const LayerBinding& layer, const KernelSet& kernels,
                       KernelContext& context, const LayerCache& cache, int64_t position, int64_t tokens, Activations& a,
-                      const FrozenRouting& frozen = {}, LinearObserver* observer = nullptr);
+                      const FrozenRouting& frozen = {}, LinearObserver* observer = nullptr, ActivationPolicy act = {});
 
 }  // namespace kompakt

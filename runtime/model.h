@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/kernel_set.h"
+#include "runtime/activation_policy.h"
 #include "runtime/binding.h"
 #include "runtime/weights.h"
 
@@ -16,6 +17,8 @@ struct ModelOptions {
   int threads = 1;
   // null: what KOMPAKT_ISA names, else the best set this machine runs.
   const KernelSet* kernels = nullptr;
+  // How far a set that multiplies integers may round what matrices multiply. Default: not at all.
+  ActivationPolicy act = {};
 };
 
 class Model {

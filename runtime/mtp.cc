@@ -88,14 +88,19 @@ class MtpPass {
       KOMPAKT_RETURN_IF_ERROR(observer_->Observe(
           {.role = TensorRole::kMtpProj, .x = pair, .x_stride = 2 * width_, .tokens = tokens, .width = 2 * width_}));
     }
-    KOMPAKT_RETURN_IF_ERROR(kernels.linear(
-        {.w = mtp_.projection, .x = pair, .x_stride = 2 * width_, .tokens = tokens, .y = a_.x, .y_stride = width_},
-        context_));
+    KOMPAKT_RETURN_IF_ERROR(kernels.linear({.w = mtp_.projection,
+                                            .x = pair,
+                                            .x_stride = 2 * width_,
+                                            .tokens = tokens,
+                                            .y = a_.x,
+                                            .y_stride = width_,
+                                            .act = model_.options().act.Of(TensorRole::kMtpProj)},
+                                           context_));
     KOMPAKT_RETURN_IF_ERROR(CheckFinite("its input", a_.x, tokens * width_));
     std::copy_n(a_.x, tokens * width_, trace_.input.begin() + begin * width_);
     binding_.rope.Fill(begin, tokens, a_.cos_sin);
-    const absl::Status run =
-        RunLayer(binding_, mtp_.layer, kernels, context_, cache_, begin, tokens, a_, {}, observer_);
+    const absl::Status run = RunLayer(binding_, mtp_.layer, kernels, context_, cache_, begin, tokens, a_, {}, observer_,
+                                      model_.options().act);
     if (!run.ok()) return WithContext(run, absl::StrCat(model_.weights().origin(), ": MTP layer"));
     KOMPAKT_RETURN_IF_ERROR(CheckFinite("hidden states", a_.x, tokens * width_));
     std::copy_n(a_.x, tokens * width_, trace_.layer_out.begin() + begin * width_);
@@ -110,7 +115,8 @@ class MtpPass {
                            .x_stride = width_,
                            .tokens = tokens,
                            .y = trace_.logits.data() + begin * vocab,
-                           .y_stride = vocab},
+                           .y_stride = vocab,
+                           .act = model_.options().act.Of(TensorRole::kLmHead)},
                           context_);
   }
 

@@ -12,6 +12,8 @@ struct Roles {
   TensorRole gate;
   TensorRole down;
   int64_t expert;
+  ActPrecision act;
+  ActPrecision down_act;
 };
 
 // y = down(silu(gate x) * (up x)). x: [tokens, h], y: [tokens, h].
@@ -22,32 +24,33 @@ absl::Status GatedFfn(const FfnWeights& w, const float* x, int64_t tokens, const
   Workspace::Scope scope(*context.workspace);
   KOMPAKT_ASSIGN_OR_RETURN(float* const gate, context.workspace->Floats(tokens * inter));
   KOMPAKT_ASSIGN_OR_RETURN(float* const up, context.workspace->Floats(tokens * inter));
-  const auto linear = [&](const MatrixView& matrix, const float* in, float* out) {
+  const auto linear = [&](const MatrixView& matrix, const float* in, float* out, ActPrecision act) {
     return kernels.linear({.w = matrix,
                            .x = in,
                            .x_stride = matrix.shape.cols,
                            .tokens = tokens,
                            .y = out,
-                           .y_stride = matrix.shape.rows},
+                           .y_stride = matrix.shape.rows,
+                           .act = act},
                           context);
   };
   KOMPAKT_RETURN_IF_ERROR(observer.Observe(
       {.role = roles.gate, .expert = roles.expert, .x = x, .x_stride = hidden, .tokens = tokens, .width = hidden}));
-  KOMPAKT_RETURN_IF_ERROR(linear(w.gate, x, gate));
-  KOMPAKT_RETURN_IF_ERROR(linear(w.up, x, up));
+  KOMPAKT_RETURN_IF_ERROR(linear(w.gate, x, gate, roles.act));
+  KOMPAKT_RETURN_IF_ERROR(linear(w.up, x, up, roles.act));
   context.RunPieces(tokens, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin * inter; i < end * inter; ++i) gate[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
   });
   KOMPAKT_RETURN_IF_ERROR(observer.Observe(
       {.role = roles.down, .expert = roles.expert, .x = gate, .x_stride = inter, .tokens = tokens, .width = inter}));
-  return linear(w.down, gate, y);
+  return linear(w.down, gate, y, roles.down_act);
 }
 
 }  // namespace
 
 absl::Status ObservedFfn(const FfnParams& p, TensorRole gate, TensorRole down, const KernelSet& kernels,
                          KernelContext& context, LinearObserver& observer) {
-  const Roles roles{gate, down, -1};
+  const Roles roles{gate, down, -1, p.act, p.down_act};
   if (!p.accumulate) return GatedFfn(p.w, p.x, p.tokens, roles, p.y, kernels, context, observer);
   const int64_t n = p.tokens * p.w.down.shape.rows;
   Workspace::Scope scope(*context.workspace);
@@ -72,7 +75,7 @@ absl::Status ObservedExpertFfn(const ExpertFfnParams& p, const KernelSet& kernel
       slots[n++] = static_cast<int32_t>(slot);
     }
     if (n == 0) continue;
-    const Roles roles{TensorRole::kExpertGate, TensorRole::kExpertDown, e};
+    const Roles roles{TensorRole::kExpertGate, TensorRole::kExpertDown, e, p.act, p.down_act};
     KOMPAKT_RETURN_IF_ERROR(GatedFfn(p.experts[e], x, n, roles, out, kernels, context, observer));
     for (int64_t i = 0; i < n; ++i) {
       float* const y = p.y + slots[i] / p.k * hidden;

@@ -149,8 +149,8 @@ absl::Status CpuSession::RunChunk(absl::Span<const int32_t> ids, int64_t begin, 
     if (routing != nullptr && layer.moe) {
       frozen = {routing->router_ids.data() + at * chosen, routing->router_weights.data() + at * chosen};
     }
-    const absl::Status run =
-        RunLayer(binding, layer, kernels, context_, CacheOf(l, index_layer), position, tokens, a, frozen);
+    const absl::Status run = RunLayer(binding, layer, kernels, context_, CacheOf(l, index_layer), position, tokens, a,
+                                      frozen, nullptr, model_->options().act);
     if (!run.ok()) return WithContext(run, absl::StrCat(model_->weights().origin(), ": layer ", l));
     index_layer += layer.has_indexer ? 1 : 0;
     KOMPAKT_RETURN_IF_ERROR(CheckFinite(a.x, tokens, position, absl::StrCat("layer ", l)));
@@ -205,7 +205,8 @@ absl::StatusOr<Session::Output> CpuSession::ForwardAll(absl::Span<const int32_t>
                                   .x_stride = width,
                                   .tokens = n - first,
                                   .y = output.logits.data() + (begin + first - (tokens - wanted)) * vocab,
-                                  .y_stride = vocab},
+                                  .y_stride = vocab,
+                                  .act = model_->options().act.Of(TensorRole::kLmHead)},
                                  context_));
   }
   position_ += tokens;

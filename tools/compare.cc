@@ -52,6 +52,13 @@ std::string LastPart(std::string path) {
   return path.substr(path.rfind('/') + 1);
 }
 
+// "avx512", or "avx512, activations auto" where a set may round them.
+std::string PathOf(const Model& model) {
+  const ModelOptions& options = model.options();
+  if (options.act.kind() == ActivationPolicy::Kind::kF32) return std::string(model.kernels().name);
+  return absl::StrCat(model.kernels().name, ", activations ", options.act.name());
+}
+
 class CompareVerb : public Verb {
  public:
   void Declare(CLI::App& app) override {
@@ -75,10 +82,12 @@ class CompareVerb : public Verb {
     app.add_option("--floor-chunks", floor_chunks_, "Chunks on which the noise floor is measured; 0 leaves it out")
         ->capture_default_str();
     DeclareRuntimeFlags(app, runtime_);
+    DeclareActivationFlag(app, runtime_, "auto");
   }
 
   absl::StatusOr<ExitCode> Run() override {
-    KOMPAKT_ASSIGN_OR_RETURN(options_, ResolveRuntimeFlags(runtime_));
+    KOMPAKT_ASSIGN_OR_RETURN(packed_options_, ResolveRuntimeFlags(runtime_));
+    options_ = WithExactActivations(packed_options_);
     KOMPAKT_ASSIGN_OR_RETURN(const double gate, ReadGate());
     KOMPAKT_ASSIGN_OR_RETURN(reference_, KernelSetByName("reference"));
     if (path_ != "fast" && path_ != "reference") {
@@ -134,7 +143,7 @@ class CompareVerb : public Verb {
   }
 
   absl::StatusOr<LoadedModel> LoadPacked() const {
-    return LoadModel(packed_, path_ == "reference" ? WithKernels(options_, reference_) : options_);
+    return LoadModel(packed_, path_ == "reference" ? WithKernels(options_, reference_) : packed_options_);
   }
 
   absl::Status FromModel(CompareReport& report) {
@@ -147,7 +156,7 @@ class CompareVerb : public Verb {
           original_, " and ", packed_, " cut the text into different tokens: they are not the same model"));
     }
     const std::optional<int32_t> bos = BosOf(original.assets);
-    report.path = std::string(packed.model->kernels().name);
+    report.path = PathOf(*packed.model);
     report.tensor_bytes_original = original.tensor_bytes;
     report.tensor_bytes_packed = packed.tensor_bytes;
     report.tensors = TensorLines(packed);
@@ -179,7 +188,7 @@ class CompareVerb : public Verb {
     KOMPAKT_RETURN_IF_ERROR(baseline->CheckSameText(packed.model->arch().vocab_size(), TokenizerXxh3(packed.assets),
                                                     Xxh3(text_bytes_), chunks));
     report.baseline = header;
-    report.path = std::string(packed.model->kernels().name);
+    report.path = PathOf(*packed.model);
     report.tensor_bytes_original = header.tensor_bytes;
     report.tensor_bytes_packed = packed.tensor_bytes;
     report.tensors = TensorLines(packed);
@@ -283,7 +292,8 @@ class CompareVerb : public Verb {
   int64_t context_ = 512;
   int64_t floor_chunks_ = 2;
   RuntimeFlags runtime_;
-  ModelOptions options_;
+  ModelOptions options_;         // of the original
+  ModelOptions packed_options_;  // of the packed model on the fast path
 };
 
 }  // namespace

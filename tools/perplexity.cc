@@ -25,6 +25,7 @@ class PerplexityVerb : public Verb {
     app.add_option("-c,--ctx-size", context_, "Tokens per chunk; the second half of each is scored")
         ->capture_default_str();
     DeclareRuntimeFlags(app, runtime_);
+    DeclareActivationFlag(app, runtime_, "auto");
   }
 
   absl::StatusOr<ExitCode> Run() override {

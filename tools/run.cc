@@ -101,6 +101,7 @@ class RunVerb : public Verb {
         ->capture_default_str();
     app.add_option("-c,--ctx-size", context_, "Tokens of prompt and answer together; 0 (default): what they need");
     DeclareRuntimeFlags(app, runtime_);
+    DeclareActivationFlag(app, runtime_, "auto");
     app.add_flag("--chat", chat_, "The prompt is a user's message; the model's chat template is put around it");
     app.add_option("--system", system_, "System message, with --chat");
     app.add_option("--chat-template", family_name_, "Chat template family, if not the model's own");

@@ -9,9 +9,25 @@ void DeclareRuntimeFlags(CLI::App& app, RuntimeFlags& flags) {
   app.add_option("-t,--threads", flags.threads, "Threads; 0 (default) takes every processor");
 }
 
+void DeclareActivationFlag(CLI::App& app, RuntimeFlags& flags, const char* default_act) {
+  flags.act = default_act;
+  app.add_option("--act", flags.act,
+                 "Activations in products with quantized weights: f32, int8, int16, or auto, which is int16 for the "
+                 "matrices that need it and int8 for the rest")
+      ->capture_default_str();
+}
+
 absl::StatusOr<ModelOptions> ResolveRuntimeFlags(const RuntimeFlags& flags) {
   ModelOptions options;
   KOMPAKT_ASSIGN_OR_RETURN(options.threads, ResolveThreads(flags.threads));
+  absl::StatusOr<ActivationPolicy> act = ActivationPolicy::FromName(flags.act);
+  if (!act.ok()) return WithContext(act.status(), "--act");
+  options.act = *act;
+  return options;
+}
+
+ModelOptions WithExactActivations(ModelOptions options) {
+  options.act = ActivationPolicy();
   return options;
 }
 

@@ -1,6 +1,8 @@
 // The flags of every verb that runs a model, and the ModelOptions that they stand for.
 #pragma once
 
+#include <string>
+
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
 #include "runtime/model.h"
@@ -9,15 +11,20 @@ namespace kompakt {
 
 struct RuntimeFlags {
   int threads = 0;
+  std::string act = "f32";
 };
 
 // Adds -t to a verb.
 void DeclareRuntimeFlags(CLI::App& app, RuntimeFlags& flags);
+// Adds --act to a verb that may run on rounded activations.
+void DeclareActivationFlag(CLI::App& app, RuntimeFlags& flags, const char* default_act);
 
 // kInvalidArgument naming the flag whose value is not one.
 absl::StatusOr<ModelOptions> ResolveRuntimeFlags(const RuntimeFlags& flags);
 
 // The same options for the same weights on another kernel set; null: the usual one.
 ModelOptions WithKernels(ModelOptions options, const KernelSet* kernels);
+// The same options with activations as they are.
+ModelOptions WithExactActivations(ModelOptions options);
 
 }  // namespace kompakt

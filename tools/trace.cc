@@ -30,6 +30,7 @@ class TraceVerb : public Verb {
     app.add_option("--chunk", chunk_, "Tokens per forward pass; 0 (default) takes all at once, 1 decodes one by one");
     app.add_flag("--mtp", mtp_, "Trace the MTP layer instead: mtp_input, mtp_layer_out, mtp_logits and its routing");
     DeclareRuntimeFlags(app, runtime_);
+    DeclareActivationFlag(app, runtime_, "f32");
   }
 
   absl::StatusOr<ExitCode> Run() override {
