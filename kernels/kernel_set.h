@@ -275,6 +275,8 @@ struct KernelSet {
 
 // Every set of this build, `reference` first, then by ascending preference (kernel_table.cc).
 absl::Span<const KernelSet* const> AllKernelSets();
+// Those of them that this machine runs.
+absl::Span<const KernelSet* const> AvailableKernelSets();
 // kInvalidArgument naming the known sets when there is none of that name or this machine cannot run it.
 absl::StatusOr<const KernelSet*> KernelSetByName(absl::string_view name);
 // The set named by the environment variable KOMPAKT_ISA (fails like KernelSetByName), else the best this machine runs.

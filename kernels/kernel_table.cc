@@ -1,19 +1,35 @@
 // The table of kernel sets, and the one place that reads KOMPAKT_ISA.
-#include <array>
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_join.h"
 #include "format/status.h"
 #include "kernels/kernel_set.h"
 #include "kernels/portable/portable_ops.h"
 #include "kernels/reference/reference_ops.h"
+#include "kernels/x86/x86_sets.h"
 
 namespace kompakt {
 
 absl::Span<const KernelSet* const> AllKernelSets() {
-  static const std::array<const KernelSet*, 2> kTable = {&reference::kReferenceSet, &portable::kPortableSet};
-  return kTable;
+  static const std::vector<const KernelSet*> table = [] {
+    std::vector<const KernelSet*> sets = {&reference::kReferenceSet, &portable::kPortableSet};
+    for (const KernelSet* set : x86::Sets()) sets.push_back(set);
+    return sets;
+  }();
+  return table;
+}
+
+absl::Span<const KernelSet* const> AvailableKernelSets() {
+  static const std::vector<const KernelSet*> table = [] {
+    std::vector<const KernelSet*> sets;
+    for (const KernelSet* set : AllKernelSets()) {
+      if (set->available()) sets.push_back(set);
+    }
+    return sets;
+  }();
+  return table;
 }
 
 absl::StatusOr<const KernelSet*> KernelSetByName(absl::string_view name) {
@@ -35,11 +51,7 @@ absl::StatusOr<const KernelSet*> BestKernelSet() {
     if (!set.ok()) return WithContext(set.status(), "environment variable KOMPAKT_ISA");
     return set;
   }
-  const KernelSet* best = nullptr;
-  for (const KernelSet* set : AllKernelSets()) {
-    if (set->available()) best = set;
-  }
-  return best;
+  return AvailableKernelSets().back();
 }
 
 }  // namespace kompakt

@@ -112,6 +112,8 @@ absl::StatusOr<const float**> Workspace::Pointers(int64_t n) {
   return reinterpret_cast<const float**>(piece);
 }
 
+absl::StatusOr<uint8_t*> Workspace::RawBytes(int64_t n) { return Bytes(n, 1); }
+
 uint64_t Workspace::bytes() const {
   uint64_t sum = 0;
   for (const AlignedBuffer& block : blocks_) sum += block.bytes();

@@ -54,6 +54,7 @@ class Workspace {
   absl::StatusOr<double*> Doubles(int64_t n);
   absl::StatusOr<int32_t*> Ints(int64_t n);
   absl::StatusOr<const float**> Pointers(int64_t n);
+  absl::StatusOr<uint8_t*> RawBytes(int64_t n);
   uint64_t bytes() const;
 
  private:

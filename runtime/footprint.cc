@@ -16,11 +16,19 @@ constexpr int64_t kPartRows = 512;          // of the cache, per partial result 
 constexpr int64_t kBlockRows = 64;          // of the cache, per block of either form
 constexpr int64_t kThreadFloats = 1 << 18;  // panels of decoded weights and small results of one thread
 
+// Activations as 16-bit codes with their scales and sums: 80 bytes for 32 values (kernels/quantized/integer_isa.h).
+int64_t CodeFloats(int64_t values) { return values * 5 / 8; }
+
 int64_t FfnFloats(const ArchSpec& arch, int64_t tokens) {
   const MoeSpec& moe = arch.moe();
+  const int64_t h = arch.hidden_size();
+  const int64_t k = moe.num_experts_per_tok();
   const int64_t dense = std::max(arch.intermediate_size(), moe.n_shared_experts() * moe.moe_intermediate_size());
-  const int64_t routed = moe.num_experts_per_tok() * moe.moe_intermediate_size();
-  return tokens * std::max(dense, routed);
+  const int64_t routed = k * moe.moe_intermediate_size();
+  // Every token has its codes once, and once more for each of its experts.
+  const int64_t dense_all = dense + CodeFloats(std::max(h, dense));
+  const int64_t routed_all = routed + CodeFloats(std::max((k + 1) * h, routed));
+  return tokens * std::max(dense_all, routed_all);
 }
 
 int64_t AbsorbedFloats(const MlaSpec& mla, int64_t context) {

@@ -40,7 +40,7 @@ struct Variant {
 
 std::vector<Variant> AllVariants() {
   std::vector<Variant> variants;
-  for (const KernelSet* kernels : AllKernelSets()) {
+  for (const KernelSet* kernels : AvailableKernelSets()) {
     for (const char* name : {"v2lite", "v2", "v3", "moonlight", "glmflash", "kimi", "v32", "glm5"})
       variants.push_back({name, kernels});
   }
@@ -140,7 +140,7 @@ TEST_P(Golden, LogitsDoNotDependOnTheThreadCount) {
 
 class Trained : public testing::TestWithParam<const KernelSet*> {};
 
-INSTANTIATE_TEST_SUITE_P(Models, Trained, testing::ValuesIn(AllKernelSets().begin(), AllKernelSets().end()),
+INSTANTIATE_TEST_SUITE_P(Models, Trained, testing::ValuesIn(AvailableKernelSets().begin(), AvailableKernelSets().end()),
                          [](const auto& info) { return std::string(info.param->name); });
 
 TEST_P(Trained, LongTextMatchesBeyondTheOriginalContextLength) {

@@ -60,7 +60,7 @@ TEST_P(Mtp, MatchesTheGoldenFromALosslessFileOnEveryKernelSet) {
   const TempFolder folder;
   const auto weights = PackedWith("lossless", GetParam(), folder.File("m.kpk"));
   std::vector<float> of_threads;
-  for (const KernelSet* kernels : AllKernelSets()) {
+  for (const KernelSet* kernels : AvailableKernelSets()) {
     for (const int threads : {1, 3}) {
       const auto model = *Model::Load(weights, {.threads = threads, .kernels = kernels});
       ASSERT_EQ(model->binding().mtp.size(), 1u);
