@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "format/tensor_source.h"
 #include "quant/encoder.h"
+#include "quant/feedback_plan.h"
 #include "quant/importance.h"
 
 namespace kompakt {
@@ -27,15 +28,18 @@ inline int64_t BandCount(const TensorInfo& tensor) { return (tensor.rows + kBand
 
 class BandEncoder {
  public:
-  // `importance`: of the columns of the source's matrices; null: all alike.
-  BandEncoder(const TensorSource& source, SearchEffort effort, const Importance* importance = nullptr)
-      : source_(source), effort_(effort), importance_(importance) {}
+  // `importance`: of the columns of the source's matrices; null: all alike. `feedback`: null: none.
+  BandEncoder(const TensorSource& source, SearchEffort effort, const Importance* importance = nullptr,
+              const FeedbackPlan* feedback = nullptr)
+      : source_(source), effort_(effort), importance_(importance), feedback_(feedback) {}
 
-  // Rows [band * kBandRows, ...) of `tensor`. exact: the source's stored form is `format` and is kept bit for bit;
-  // otherwise its F32 values are encoded. Errors are the source's, or kDataLoss naming the tensor.
+  // Rows [band * kBandRows, ...) of `tensor`, as they are stored. exact: the source's stored form is `format` and is
+  // kept bit for bit; otherwise its F32 values are encoded. Errors are the source's, kDataLoss naming the tensor, or
+  // kCancelled.
   absl::Status Encode(const TensorInfo& tensor, FormatId format, bool exact, int64_t band, Band* out);
 
-  // Upper bound of the memory that one encoder and one band take for such a tensor, the source's buffers included.
+  // Upper bound of the memory that one encoder and one band take for such a tensor, the source's buffers included; what
+  // error feedback takes besides is FeedbackPlan's.
   static uint64_t MemoryBytes(const TensorInfo& tensor, FormatId format);
   // Of that, the band alone.
   static uint64_t BandBytes(const TensorInfo& tensor, FormatId format);
@@ -43,11 +47,21 @@ class BandEncoder {
  private:
   absl::Status EncodeExact(const TensorInfo& tensor, FormatId format, int64_t row_begin, int64_t row_end, Band* out);
   absl::Status EncodeValues(const TensorInfo& tensor, FormatId format, int64_t row_begin, int64_t row_end, Band* out);
+  // Their F32 values, in the order in which they are stored.
+  absl::Status ReadValues(const TensorInfo& tensor, int64_t row_begin, int64_t row_end, Band* out);
+  absl::Status ReadOrderedRows(const TensorInfo& tensor, int64_t row_begin, int64_t row_end);
+  // What the encoder needs to know of the tensor's columns, kept from band to band.
+  absl::Status PrepareColumns(const TensorInfo& tensor);
 
   const TensorSource& source_;
   const SearchEffort effort_;
   const Importance* const importance_;
+  const FeedbackPlan* const feedback_;
   std::vector<float> values_;
+  const TensorInfo* prepared_ = nullptr;  // what the following belong to
+  std::vector<float> column_importance_;  // empty: all alike
+  FactorCache::Shared factor_;            // null: no feedback
+  std::vector<int32_t> order_;            // of rows or columns; empty: as they are
   EncoderScratch scratch_;
 };
 

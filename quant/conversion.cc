@@ -84,7 +84,7 @@ class Pipeline {
       : job_(job),
         todo_(std::move(todo)),
         walk_(job.source.schema(), job.layout, todo_),
-        read_ahead_(job.source, BandWalk(job.source.schema(), job.layout, todo_), job.read_ahead_bytes) {
+        read_ahead_(job.source, BandWalk(job.source.schema(), job.layout, todo_), job.read_ahead_bytes, job.feedback) {
     for (int i = 0; i < job.workers * kBandsPerWorker; ++i) free_bands_.push_back(std::make_unique<Band>());
     for (const Extent& extent : job.layout.extents()) total_bytes_ += extent.total_bytes();
     for (size_t e = 0; e < job.layout.extents().size(); ++e) {
@@ -112,13 +112,13 @@ class Pipeline {
   };
 
   void Work() {
-    BandEncoder encoder(job_.source, job_.effort, job_.importance);
+    BandEncoder encoder(job_.source, job_.effort, job_.importance, job_.feedback);
     while (absl::optional<Task> task = Take()) {
       absl::Status status = Encode(encoder, *task);
       const int64_t number = task->step.number;
       if (status.ok()) status = TakeTurns(*std::move(task));
       if (!status.ok()) {
-        Stop(status);
+        Stop(absl::IsCancelled(status) ? Cancelled() : status);
         return;
       }
       MarkDone(number);

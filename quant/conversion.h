@@ -15,6 +15,7 @@
 #include "format/packed_layout.h"
 #include "format/packed_writer.h"
 #include "format/tensor_source.h"
+#include "quant/feedback_plan.h"
 #include "quant/importance.h"
 #include "quant/recipe.h"
 #include "quant/search_effort.h"
@@ -27,6 +28,7 @@ struct ConversionJob {
   const PackedLayout& layout;
   SearchEffort effort;
   const Importance* importance;  // null: data-free
+  const FeedbackPlan* feedback;  // null: none
   PackedWriter& writer;
   int workers = 1;
   uint64_t read_ahead_bytes = 0;

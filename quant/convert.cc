@@ -124,8 +124,8 @@ absl::Status CheckUnchanged(const TensorSource& source, const std::vector<Source
 
 absl::StatusOr<ConvertReport> Convert(const TensorSource& source, const QuantRecipe& recipe,
                                       const std::string& destination, const ConvertOptions& options, FileSystem& fs) {
-  KOMPAKT_ASSIGN_OR_RETURN(const ConversionPlan plan,
-                           PlanConversion(source, recipe, options.threads, options.ram_bytes, options.importance));
+  KOMPAKT_ASSIGN_OR_RETURN(const ConversionPlan plan, PlanConversion(source, recipe, options.threads, options.ram_bytes,
+                                                                     options.importance, options.interrupted));
   KOMPAKT_ASSIGN_OR_RETURN(WritePlan write,
                            MakeWritePlan(source, recipe, plan.choices, plan.layout, options.importance));
   if (options.volume_bytes != 0) {
@@ -171,9 +171,9 @@ absl::StatusOr<ConvertReport> Convert(const TensorSource& source, const QuantRec
   report.file_bytes = file_bytes;
   report.paths = paths;
   report.resumed_records = writer->resumed_records();
-  KOMPAKT_RETURN_IF_ERROR(
-      RunConversion({source, plan.choices, plan.layout, plan.scale_search, options.importance, *writer,
-                     plan.memory.workers, plan.memory.read_ahead_bytes, options.interrupted, options.progress}));
+  KOMPAKT_RETURN_IF_ERROR(RunConversion({source, plan.choices, plan.layout, plan.scale_search, options.importance,
+                                         plan.feedback.get(), *writer, plan.memory.workers,
+                                         plan.memory.read_ahead_bytes, options.interrupted, options.progress}));
   KOMPAKT_RETURN_IF_ERROR(CheckUnchanged(source, states));
   if (!options.share.is_whole()) {
     KOMPAKT_ASSIGN_OR_RETURN(report.unfinished_shares, writer->UnfinishedShares());

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "format/packed_layout.h"
 #include "format/packed_writer.h"
 #include "format/tensor_source.h"
+#include "quant/feedback_plan.h"
 #include "quant/importance.h"
 #include "quant/memory_plan.h"
 #include "quant/recipe.h"
@@ -23,6 +25,8 @@ struct ConversionPlan {
   std::vector<QuantRecipe::Choice> choices;  // per schema tensor
   SearchEffort scale_search = SearchEffort::kDefault;
   const Importance* importance = nullptr;  // the caller's; null: data-free
+  // Null: no error feedback. Refers to the schema of the source.
+  std::shared_ptr<const FeedbackPlan> feedback;
   PackedLayout layout;
   // Tensors grouped by what a reader cares about: class, role, source form, format.
   struct Line {
@@ -45,9 +49,11 @@ struct ConversionPlan {
   MemoryPlan memory;
 };
 // `ram_bytes`: what the process may take (quant/memory_plan.h); 0: whatever `threads` workers take. kInvalidArgument
-// when one worker needs more. `importance`: of this model; null: data-free.
+// when one worker needs more. `importance`: of this model; null: data-free. A recipe with error feedback needs one with
+// second moments (kInvalidArgument), and `interrupted` (may be null) stops that.
 absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const QuantRecipe& recipe, int threads,
-                                              uint64_t ram_bytes = 0, const Importance* importance = nullptr);
+                                              uint64_t ram_bytes = 0, const Importance* importance = nullptr,
+                                              const std::atomic<bool>* interrupted = nullptr);
 
 // Cuts a plan into volumes of at most `volume_bytes` (CutIntoVolumes of format/volume_plan.h).
 struct PlannedFile {

@@ -87,7 +87,8 @@ absl::StatusOr<WritePlan> MakeWritePlan(const TensorSource& source, const QuantR
 }
 
 absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const QuantRecipe& recipe, int threads,
-                                              uint64_t ram_bytes, const Importance* importance) {
+                                              uint64_t ram_bytes, const Importance* importance,
+                                              const std::atomic<bool>* interrupted) {
   ConversionPlan plan;
   plan.importance = importance;
   KOMPAKT_ASSIGN_OR_RETURN(plan.choices, recipe.Resolve(source));
@@ -95,6 +96,17 @@ absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const 
   std::vector<FormatId> formats;
   formats.reserve(plan.choices.size());
   for (const QuantRecipe::Choice& choice : plan.choices) formats.push_back(choice.format);
+  if (recipe.error_feedback().has_value()) {
+    if (importance == nullptr) {
+      return UsageError("the recipe asks for error feedback, which needs a calibration with second moments ",
+                        "(--calibration FILE, made with kompakt calibrate --hessian)");
+    }
+    std::vector<TensorForm> forms;
+    forms.reserve(plan.choices.size());
+    for (const QuantRecipe::Choice& choice : plan.choices) forms.push_back({choice.format, choice.exact});
+    KOMPAKT_ASSIGN_OR_RETURN(plan.feedback, FeedbackPlan::Create(*importance, source.schema(), std::move(forms),
+                                                                 *recipe.error_feedback(), interrupted));
+  }
   KOMPAKT_ASSIGN_OR_RETURN(plan.layout, PackedLayout::Create(source.schema(), formats));
   plan.lines = MakeLines(source, plan);
   plan.parameters = source.schema().parameter_count();
@@ -103,7 +115,8 @@ absl::StatusOr<ConversionPlan> PlanConversion(const TensorSource& source, const 
   KOMPAKT_ASSIGN_OR_RETURN(const WritePlan write,
                            MakeWritePlan(source, recipe, plan.choices, plan.layout, plan.importance));
   KOMPAKT_ASSIGN_OR_RETURN(plan.file_bytes, PackedFileBytes(write));
-  KOMPAKT_ASSIGN_OR_RETURN(plan.memory, PlanMemory(source, plan.choices, write, threads, ram_bytes, importance));
+  KOMPAKT_ASSIGN_OR_RETURN(
+      plan.memory, PlanMemory(source, plan.choices, write, threads, ram_bytes, importance, plan.feedback.get()));
   return plan;
 }
 

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <new>
 #include <numeric>
+#include <utility>
 
 #include "format/status.h"
+#include "quant/calibration_file.h"
 #include "quant/encode_table.h"
 #include "quant/encoder_set.h"
 #include "quant/feedback_view.h"
@@ -19,43 +22,78 @@ constexpr int64_t kMostCols = int64_t{1} << 17;
 
 }  // namespace
 
-absl::StatusOr<FeedbackFactor> FeedbackFactor::Create(absl::Span<const float> h, int64_t cols) {
-  if (cols < 1 || cols > kMostCols || h.size() != static_cast<size_t>(cols * cols)) {
-    return UsageError("second moments: expected ", cols, " x ", cols, " values of 1 to ", kMostCols, " columns, got ",
-                      h.size(), " values");
-  }
-  for (int64_t row = 0; row < cols; ++row) {
-    for (int64_t col = 0; col <= row; ++col) {
-      const float value = h[static_cast<size_t>(row * cols + col)];
-      if (std::isfinite(value)) continue;
-      return CorruptError("second moments, row ", row, ", column ", col, ": expected a finite value, found ", value);
-    }
+absl::StatusOr<FeedbackFactor> FeedbackFactor::Create(std::vector<float> triangle, int64_t cols,
+                                                      const std::atomic<bool>* interrupted) {
+  if (cols < 1 || cols > kMostCols || triangle.size() != static_cast<size_t>(TriangleSize(cols))) {
+    return UsageError("second moments: expected the triangle of a matrix of 1 to ", kMostCols, " columns, got ",
+                      triangle.size(), " values for ", cols, " columns");
   }
   FeedbackFactor factor;
   factor.cols_ = cols;
   const int64_t padded = Padded(cols);
-  for (int64_t c = 0; c < cols; ++c) factor.diagonal_.push_back(h[static_cast<size_t>(c * cols + c)]);
-
+  const float* element = triangle.data();
+  for (int64_t row = 0; row < cols; ++row) {
+    factor.diagonal_.push_back(*element);
+    for (int64_t col = row; col < cols; ++col, ++element) {
+      if (std::isfinite(*element)) continue;
+      return CorruptError("second moments, row ", row, ", column ", col, ": expected a finite value, found ", *element);
+    }
+  }
   // The method goes from the first row down, feedback needs triangles the other way round: rows and columns are
   // reversed.
-  const auto floats = static_cast<size_t>(FeedbackPanels<float>::Floats(padded));
-  std::vector<float> lower(floats), d(static_cast<size_t>(padded));
-  ScratchBuffer lanes;
-  FactorWork work = {.h = h.data(), .cols = cols, .panels = {lower.data(), padded}, .d = d.data()};
-  work.x = lanes.Get<float>(static_cast<size_t>(2 * padded * kTileRows));
-  work.e = work.x + padded * kTileRows;
-  if (!BestEncoderSet().factor(work)) {
-    return CorruptError("second moments: column ", cols - 1 - work.failed_at,
-                        " depends on the ones behind it; expected a positive definite matrix, damp it more");
+  try {
+    const auto floats = static_cast<size_t>(FeedbackPanels<float>::Floats(padded));
+    std::vector<float> lower(floats), d(static_cast<size_t>(padded));
+    ScratchBuffer lanes;
+    FactorWork work = {.h = triangle.data(), .cols = cols, .panels = {lower.data(), padded}, .d = d.data()};
+    work.go_on = [](const void* flag) {
+      return flag == nullptr || !static_cast<const std::atomic<bool>*>(flag)->load();
+    };
+    work.go_on_data = interrupted;
+    work.x = lanes.Get<float>(static_cast<size_t>(2 * padded * kTileRows));
+    work.e = work.x + padded * kTileRows;
+    if (!BestEncoderSet().factor(work)) {
+      if (work.failed_at < 0) return absl::CancelledError("interrupted while second moments were taken apart");
+      return CorruptError("second moments: column ", cols - 1 - work.failed_at,
+                          " depends on the ones behind it; expected a positive definite matrix, damp it more");
+    }
+    std::vector<float>().swap(triangle);
+    factor.packed_.resize(floats);
+    const FeedbackPanels<float> upper = {factor.packed_.data(), padded};
+    for (int64_t j = 0; j < cols; ++j) {
+      for (int64_t k = j + 1; k < cols; ++k) upper.At(j, k) = work.panels.At(cols - 1 - k, cols - 1 - j);
+    }
+    factor.d_.resize(static_cast<size_t>(padded));
+    std::reverse_copy(d.begin(), d.begin() + cols, factor.d_.begin());
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(absl::StrCat("no memory for the factors of second moments of ", cols,
+                                                     " columns, expected ", BytesWhileMade(cols), " bytes"));
   }
-  factor.packed_.resize(floats);
-  const FeedbackPanels<float> upper = {factor.packed_.data(), padded};
-  for (int64_t j = 0; j < cols; ++j) {
-    for (int64_t k = j + 1; k < cols; ++k) upper.At(j, k) = work.panels.At(cols - 1 - k, cols - 1 - j);
-  }
-  factor.d_.resize(static_cast<size_t>(padded));
-  std::reverse_copy(d.begin(), d.begin() + cols, factor.d_.begin());
   return factor;
+}
+
+absl::StatusOr<FeedbackFactor> FeedbackFactor::FromMatrix(absl::Span<const float> h, int64_t cols) {
+  if (cols < 1 || cols > kMostCols || h.size() != static_cast<size_t>(cols * cols)) {
+    return UsageError("second moments: expected ", cols, " x ", cols, " values of 1 to ", kMostCols, " columns, got ",
+                      h.size(), " values");
+  }
+  std::vector<float> triangle;
+  triangle.reserve(static_cast<size_t>(TriangleSize(cols)));
+  for (int64_t row = 0; row < cols; ++row) {
+    triangle.insert(triangle.end(), h.begin() + row * cols + row, h.begin() + (row + 1) * cols);
+  }
+  return Create(std::move(triangle), cols);
+}
+
+uint64_t FeedbackFactor::BytesFor(int64_t cols) {
+  const int64_t padded = Padded(cols);
+  return static_cast<uint64_t>(FeedbackPanels<float>::Floats(padded) + 2 * padded) * sizeof(float);
+}
+
+uint64_t FeedbackFactor::BytesWhileMade(int64_t cols) {
+  const uint64_t lanes = static_cast<uint64_t>(2 * Padded(cols) * kTileRows) * sizeof(float);
+  // The triangle has gone when the second set of panels comes.
+  return 2 * BytesFor(cols) + lanes;
 }
 
 float FeedbackFactor::At(int64_t j, int64_t k) const {
@@ -87,28 +125,28 @@ absl::Status EncodeRowTileWithFeedback(FormatId format, SearchEffort effort, con
       format, weighted, tiles, row_scales, error);
 }
 
-std::vector<int32_t> ActivationOrder(absl::Span<const float> h, int64_t cols) {
-  std::vector<int32_t> order(static_cast<size_t>(cols));
+std::vector<int32_t> ActivationOrder(absl::Span<const float> mean_squares) {
+  std::vector<int32_t> order(mean_squares.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-    return h[static_cast<size_t>(a * cols + a)] > h[static_cast<size_t>(b * cols + b)];
+    return mean_squares[static_cast<size_t>(a)] > mean_squares[static_cast<size_t>(b)];
   });
   return order;
 }
 
-void PermuteMoments(absl::Span<const float> h, absl::Span<const int32_t> order, absl::Span<float> out) {
-  const size_t n = order.size();
-  for (size_t i = 0; i < n; ++i) {
-    for (size_t j = 0; j < n; ++j) {
-      out[i * n + j] = h[static_cast<size_t>(order[i]) * n + static_cast<size_t>(order[j])];
+std::vector<float> PermuteTriangle(absl::Span<const float> triangle, absl::Span<const int32_t> order) {
+  const auto cols = std::ssize(order);
+  const auto at = [cols](int64_t i, int64_t j) {
+    const int64_t row = std::min(i, j);
+    return static_cast<size_t>(row * cols - row * (row - 1) / 2 - row + std::max(i, j));
+  };
+  std::vector<float> out(triangle.size());
+  for (int64_t i = 0; i < cols; ++i) {
+    for (int64_t j = i; j < cols; ++j) {
+      out[at(i, j)] = triangle[at(order[static_cast<size_t>(i)], order[static_cast<size_t>(j)])];
     }
   }
-}
-
-void PermuteRows(absl::Span<const float> in, int64_t cols, absl::Span<const int32_t> order, absl::Span<float> out) {
-  for (size_t i = 0; i < order.size(); ++i) {
-    std::copy_n(in.begin() + order[i] * cols, cols, out.begin() + static_cast<int64_t>(i) * cols);
-  }
+  return out;
 }
 
 void PermuteColumns(absl::Span<const float> in, int64_t cols, absl::Span<const int32_t> order, absl::Span<float> out) {

@@ -7,6 +7,7 @@
 // So column k is encoded as w_k + sum over j < k of e_j M_jk: what is left is t_k. M = 1 where H is diagonal.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -20,11 +21,18 @@ namespace kompakt {
 // M and D of one matrix H. Immutable; threads may share it.
 class FeedbackFactor {
  public:
-  // h: [cols][cols], symmetric (what lies above the diagonal is not read), damped so that it is positive definite. In
-  // F32; about cols^3 / 6 multiplications on one core. Takes 2 cols^2 bytes, and as many again while it is made.
-  // kInvalidArgument for a size that does not fit; kDataLoss naming the column where h is not finite or not positive
-  // definite.
-  static absl::StatusOr<FeedbackFactor> Create(absl::Span<const float> h, int64_t cols);
+  // triangle: the upper one of H by rows, cols (cols + 1) / 2 values, damped so that H is positive definite. In F32;
+  // about cols^3 / 6 multiplications on one core. `interrupted` (may be null) set: stops with kCancelled.
+  // kInvalidArgument for a size that does not fit; kDataLoss naming the column where H is not finite or not positive
+  // definite; kResourceExhausted.
+  static absl::StatusOr<FeedbackFactor> Create(std::vector<float> triangle, int64_t cols,
+                                               const std::atomic<bool>* interrupted = nullptr);
+  // From all of H: [cols][cols], symmetric; what lies below the diagonal is not read.
+  static absl::StatusOr<FeedbackFactor> FromMatrix(absl::Span<const float> h, int64_t cols);
+
+  // Upper bounds: of one factor, and of what making one takes, the factor and the triangle included.
+  static uint64_t BytesFor(int64_t cols);
+  static uint64_t BytesWhileMade(int64_t cols);
 
   int64_t cols() const { return cols_; }
   // Of H, and of D.
@@ -50,14 +58,13 @@ absl::Status EncodeRowTileWithFeedback(FormatId format, SearchEffort effort, con
                                        const FeedbackFactor& factor, EncoderScratch& scratch, absl::Span<uint8_t> tiles,
                                        absl::Span<float> row_scales, TileError* error);
 
-// Columns in the order in which feedback does best: the largest diagonal elements first, equal ones as they are. Of a
-// down projection the columns are the intermediate channels, which may have any order, if gate and up have their rows
-// in the same one: the model is the same function. order[i] is the channel that comes to place i.
-std::vector<int32_t> ActivationOrder(absl::Span<const float> h, int64_t cols);
-// out[i][j] = h[order[i]][order[j]]; [cols][cols] both.
-void PermuteMoments(absl::Span<const float> h, absl::Span<const int32_t> order, absl::Span<float> out);
-// Row i of `out` is row order[i] of `in`; column i of `out` is column order[i]. [rows, cols] row-major.
-void PermuteRows(absl::Span<const float> in, int64_t cols, absl::Span<const int32_t> order, absl::Span<float> out);
+// Columns in the order in which feedback does best: the largest mean squares first, equal ones as they are. Of a down
+// projection the columns are the intermediate channels, which may have any order, if gate and up have their rows in the
+// same one: the model is the same function. order[i] is the channel that comes to place i.
+std::vector<int32_t> ActivationOrder(absl::Span<const float> mean_squares);
+// The triangle of H with rows and columns in that order.
+std::vector<float> PermuteTriangle(absl::Span<const float> triangle, absl::Span<const int32_t> order);
+// Column i of `out` is column order[i] of `in`. [rows, cols] row-major both.
 void PermuteColumns(absl::Span<const float> in, int64_t cols, absl::Span<const int32_t> order, absl::Span<float> out);
 
 }  // namespace kompakt

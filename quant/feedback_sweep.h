@@ -187,7 +187,7 @@ KOMPAKT_INLINE bool FactorTile(FactorWork& f, int64_t first) {
   for (int64_t c = 0; c < to; ++c) {
     for (int64_t r = 0; r < 16; ++r) {
       const bool inside = r < rows && c <= first + r;
-      f.x[c * 16 + r] = inside ? f.h[(f.cols - 1 - first - r) * f.cols + f.cols - 1 - c] : 0.0f;
+      f.x[c * 16 + r] = inside ? f.H(f.cols - 1 - first - r, f.cols - 1 - c) : 0.0f;
     }
   }
   // The columns before the tile's own: subtract what the columns before account for, chunk by chunk, then block by
@@ -235,6 +235,10 @@ KOMPAKT_INLINE bool FactorTile(FactorWork& f, int64_t first) {
 
 bool FactorMoments(FactorWork& f) {
   for (int64_t first = 0; first < f.cols; first += 16) {
+    if (f.go_on != nullptr && !f.go_on(f.go_on_data)) {
+      f.failed_at = -1;
+      return false;
+    }
     if (!FactorTile(f, first)) return false;
   }
   return true;

@@ -44,13 +44,17 @@ struct FeedbackView {
 
 // The factors L D L^T of a matrix a, made row tile by row tile: L[k][j] is at panels (j, k).
 struct FactorWork {
-  const float* h = nullptr;  // a[i][j] = h[cols - 1 - i][cols - 1 - j]
+  const float* h = nullptr;  // upper triangle by rows, columns i to cols - 1 of row i: a[i][j] = h(cols-1-i, cols-1-j)
   int64_t cols = 0;
+  // Element (i, j) of the triangle, i <= j.
+  const float& H(int64_t i, int64_t j) const { return h[i * cols - i * (i - 1) / 2 - i + j]; }
+  bool (*go_on)(const void*) = nullptr;  // asked between row tiles; null: goes to the end
+  const void* go_on_data = nullptr;
   FeedbackPanels<float> panels;
   float* d = nullptr;     // [padded_cols]
   float* x = nullptr;     // [padded_cols][16] scratch
   float* e = nullptr;     // likewise
-  int64_t failed_at = 0;  // the first column without a positive d
+  int64_t failed_at = 0;  // the first column without a positive d; -1 where go_on said no
 };
 
 }  // namespace kompakt

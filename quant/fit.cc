@@ -81,9 +81,11 @@ std::vector<int64_t> LayersFromOutside(int64_t layers) {
   return order;
 }
 
-absl::StatusOr<QuantRecipe> MakeRecipe(const std::string& rules, const std::vector<std::string>& overrides) {
+absl::StatusOr<QuantRecipe> MakeRecipe(const std::string& rules, const FitRequest& request) {
   KOMPAKT_ASSIGN_OR_RETURN(QuantRecipe recipe, QuantRecipe::Parse(rules, "fit"));
-  for (const std::string& flag : overrides) KOMPAKT_RETURN_IF_ERROR(recipe.AddOverride(flag));
+  for (const std::string& flag : request.overrides) KOMPAKT_RETURN_IF_ERROR(recipe.AddOverride(flag));
+  if (request.scale_search.has_value()) recipe.set_scale_search(*request.scale_search);
+  if (!request.error_feedback.empty()) KOMPAKT_RETURN_IF_ERROR(recipe.SetErrorFeedback(request.error_feedback));
   return recipe;
 }
 
@@ -109,7 +111,7 @@ absl::StatusOr<FitResult> FitRecipe(const TensorSource& source, const FitRequest
   const Step* better = nullptr;
   uint64_t smallest = UINT64_MAX;
   for (const Step& step : ladder) {
-    KOMPAKT_ASSIGN_OR_RETURN(QuantRecipe recipe, MakeRecipe(step.rules, request.overrides));
+    KOMPAKT_ASSIGN_OR_RETURN(QuantRecipe recipe, MakeRecipe(step.rules, request));
     KOMPAKT_ASSIGN_OR_RETURN(const uint64_t bytes, FileBytes(source, recipe, request));
     if (bytes >= smallest) continue;
     smallest = bytes;
@@ -133,7 +135,7 @@ absl::StatusOr<FitResult> FitRecipe(const TensorSource& source, const FitRequest
   if (better == nullptr) return result;
 
   // The largest number of layers at the better step: bytes grow with every one.
-  KOMPAKT_ASSIGN_OR_RETURN(const QuantRecipe better_recipe, MakeRecipe(better->rules, {}));
+  KOMPAKT_ASSIGN_OR_RETURN(const QuantRecipe better_recipe, QuantRecipe::Parse(better->rules, "fit"));
   KOMPAKT_ASSIGN_OR_RETURN(const std::vector<QuantRecipe::Choice> choices, better_recipe.Resolve(source));
   const std::vector<int64_t> order = LayersFromOutside(arch.num_hidden_layers());
   int64_t low = 0;
@@ -144,7 +146,7 @@ absl::StatusOr<FitResult> FitRecipe(const TensorSource& source, const FitRequest
     for (int64_t i = 0; i < middle; ++i) {
       rules += RulesOfLayer(source, choices, order[static_cast<size_t>(i)], better->name);
     }
-    KOMPAKT_ASSIGN_OR_RETURN(QuantRecipe recipe, MakeRecipe(rules, request.overrides));
+    KOMPAKT_ASSIGN_OR_RETURN(QuantRecipe recipe, MakeRecipe(rules, request));
     KOMPAKT_ASSIGN_OR_RETURN(const uint64_t bytes, FileBytes(source, recipe, request));
     if (!fits(bytes)) {
       high = middle - 1;

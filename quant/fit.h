@@ -23,6 +23,9 @@ struct FitRequest {
   int threads = 1;                         // of the program that will run the file
   const Importance* importance = nullptr;  // of the conversion: its checksum is in the file
   std::vector<std::string> overrides;      // --tensor PATTERN=FORMAT: hold on every step
+  // What the recipe says besides: its text is in the file too.
+  absl::optional<SearchEffort> scale_search = absl::nullopt;
+  std::string error_feedback = "";  // as QuantRecipe::SetErrorFeedback; empty: not named
 };
 
 struct FitResult {

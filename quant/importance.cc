@@ -78,10 +78,14 @@ absl::StatusOr<std::vector<float>> Importance::Of(const TensorInfo& tensor) cons
   }
   std::vector<float> means(static_cast<size_t>(row.width));
   KOMPAKT_RETURN_IF_ERROR(file_->ReadMeans(index, absl::MakeSpan(means)));
-  const auto layer = layer_means_.find({role, tensor.layer});
-  const bool routed = row.expert >= 0 && layer != layer_means_.end();
-  return BlendImportance(means, static_cast<double>(row.tokens),
-                         routed ? absl::MakeConstSpan(layer->second) : absl::Span<const float>());
+  return BlendImportance(means, static_cast<double>(row.tokens), PriorOf(index));
+}
+
+absl::Span<const float> Importance::PriorOf(int64_t row) const {
+  const CalibrationRow& info = file_->rows()[static_cast<size_t>(row)];
+  const auto layer = layer_means_.find({info.role, info.layer});
+  if (info.expert < 0 || layer == layer_means_.end()) return {};
+  return layer->second;
 }
 
 uint64_t Importance::MemoryBytes() const {

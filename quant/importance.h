@@ -35,6 +35,8 @@ class Importance {
   // [cols] of a matrix; empty where all columns count alike: for an embedding that is not also the head, vectors and
   // router, and MTP layers that were not calibrated. Reads the file; safe from several threads.
   absl::StatusOr<std::vector<float>> Of(const TensorInfo& tensor) const;
+  // q of a row of the file; empty for all ones.
+  absl::Span<const float> PriorOf(int64_t row) const;
   // Of this and what one thread holds of it.
   uint64_t MemoryBytes() const;
   uint64_t MemoryBytesPerThread() const;

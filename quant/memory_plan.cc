@@ -35,7 +35,7 @@ uint64_t ManifestBytes(const WritePlan& write) {
 
 absl::StatusOr<MemoryPlan> PlanMemory(const TensorSource& source, const std::vector<QuantRecipe::Choice>& choices,
                                       const WritePlan& write, int threads, uint64_t ram_bytes,
-                                      const Importance* importance) {
+                                      const Importance* importance, const FeedbackPlan* feedback) {
   const uint64_t importance_bytes = importance == nullptr ? 0 : importance->MemoryBytesPerThread();
   uint64_t worker = 0;
   for (size_t t = 0; t < choices.size(); ++t) {
@@ -43,10 +43,13 @@ absl::StatusOr<MemoryPlan> PlanMemory(const TensorSource& source, const std::vec
     const uint64_t encoder = BandEncoder::MemoryBytes(tensor, choices[t].format);
     const uint64_t waiting = (kBandsPerWorker - 1) * BandEncoder::BandBytes(tensor, choices[t].format);
     // An allocator keeps some of what was freed: a quarter more.
-    worker = std::max(worker, (encoder + waiting + importance_bytes) * 5 / 4 + kWorkerBytes);
+    // Factors are few large pieces, which an allocator gives back.
+    const uint64_t factors = feedback == nullptr ? 0 : feedback->BytesPerWorker(tensor);
+    worker = std::max(worker, (encoder + waiting + importance_bytes) * 5 / 4 + factors + kWorkerBytes);
   }
   const uint64_t fixed = kProgramBytes + kBytesPerTensor * choices.size() + kManifestCopies * ManifestBytes(write) +
-                         (importance == nullptr ? 0 : importance->MemoryBytes());
+                         (importance == nullptr ? 0 : importance->MemoryBytes()) +
+                         (feedback == nullptr ? 0 : feedback->SharedBytes());
   MemoryPlan plan;
   plan.least_bytes = fixed + worker;
   if (ram_bytes != 0 && ram_bytes < plan.least_bytes) {

@@ -5,9 +5,9 @@
 //     the program            code, libraries, stacks
 //     the index              headers of the source, schema, choices: per tensor
 //     the manifest           as plan, finished, serialized, read back; assets included
-//     the calibration        its directory and the means of its layers
-//     the workers            each: source bytes, F32 rows and scratch of a band, the importance of its columns, and
-//                            kBandsPerWorker results
+//     the calibration        its directory and the means of its layers; with error feedback the factors of one input
+//     the workers            each: source bytes, F32 rows and scratch of a band, the importance of its columns, with
+//                            error feedback the factors of its input while they are made, and kBandsPerWorker results
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "format/packed_writer.h"
 #include "format/tensor_source.h"
+#include "quant/feedback_plan.h"
 #include "quant/importance.h"
 #include "quant/recipe.h"
 
@@ -34,6 +35,6 @@ struct MemoryPlan {
 // At most `threads` workers, as many as fit into `ram_bytes` (0: all). kInvalidArgument when not even one fits.
 absl::StatusOr<MemoryPlan> PlanMemory(const TensorSource& source, const std::vector<QuantRecipe::Choice>& choices,
                                       const WritePlan& write, int threads, uint64_t ram_bytes,
-                                      const Importance* importance);
+                                      const Importance* importance, const FeedbackPlan* feedback);
 
 }  // namespace kompakt

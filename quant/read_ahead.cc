@@ -8,13 +8,14 @@
 namespace kompakt {
 namespace {
 
-// A transposed form names the same range for every band; it is found again among the last few.
+// A transposed form names the same range for every band, and so does a tensor whose rows are reordered; it is found
+// again among the last few.
 constexpr size_t kLookBack = 8;
 
 }  // namespace
 
-ReadAhead::ReadAhead(const TensorSource& source, BandWalk walk, uint64_t window_bytes)
-    : source_(source), walk_(std::move(walk)), window_bytes_(window_bytes) {
+ReadAhead::ReadAhead(const TensorSource& source, BandWalk walk, uint64_t window_bytes, const FeedbackPlan* feedback)
+    : source_(source), walk_(std::move(walk)), window_bytes_(window_bytes), feedback_(feedback) {
   if (window_bytes_ == 0) return;
   try {
     thread_ = std::thread([this] { Run(); });
@@ -78,8 +79,10 @@ void ReadAhead::DropDone(int64_t done_below) {
 
 void ReadAhead::Remember(const BandStep& step, bool ask) {
   const TensorInfo& tensor = source_.schema().tensors()[step.tensor];
-  const int64_t row_begin = step.band * kBandRows;
-  for (SourceRange& range : source_.Ranges(tensor, row_begin, std::min(tensor.rows, row_begin + kBandRows))) {
+  const bool anywhere = feedback_ != nullptr && feedback_->ReordersRows(tensor);
+  const int64_t row_begin = anywhere ? 0 : step.band * kBandRows;
+  const int64_t row_end = anywhere ? tensor.rows : std::min(tensor.rows, row_begin + kBandRows);
+  for (SourceRange& range : source_.Ranges(tensor, row_begin, row_end)) {
     bool known = false;
     for (size_t i = 0; i < std::min(kLookBack, asked_.size()) && !known; ++i) {
       Window& window = asked_[asked_.size() - 1 - i];

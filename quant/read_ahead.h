@@ -12,14 +12,15 @@
 
 #include "format/tensor_source.h"
 #include "quant/band_walk.h"
+#include "quant/feedback_plan.h"
 
 namespace kompakt {
 
 class ReadAhead {
  public:
-  // Walks `walk`, at most `window_bytes` of the source ahead of the first step that is not done. `source` must outlive
-  // it.
-  ReadAhead(const TensorSource& source, BandWalk walk, uint64_t window_bytes);
+  // Walks `walk`, at most `window_bytes` of the source ahead of the first step that is not done. Bands of tensors whose
+  // rows `feedback` (may be null) reorders read anywhere in theirs. Both must outlive it.
+  ReadAhead(const TensorSource& source, BandWalk walk, uint64_t window_bytes, const FeedbackPlan* feedback);
   ~ReadAhead();
   ReadAhead(const ReadAhead&) = delete;
   ReadAhead& operator=(const ReadAhead&) = delete;
@@ -41,6 +42,7 @@ class ReadAhead {
   const TensorSource& source_;
   BandWalk walk_;
   const uint64_t window_bytes_;
+  const FeedbackPlan* const feedback_;
   std::deque<Window> asked_;  // of the thread alone
   uint64_t asked_bytes_ = 0;
   std::mutex mutex_;

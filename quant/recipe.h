@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "format/block_format.h"
 #include "format/tensor_source.h"
@@ -42,6 +43,14 @@ class QuantRecipe {
   SearchEffort scale_search() const { return scale_search_; }
   void set_scale_search(SearchEffort effort) { scale_search_ = effort; }
 
+  // Error feedback: the damping of the second moments (quant/feedback_plan.h), which the calibration then must have;
+  // nullopt: none. The line "[error-feedback 0.01]" or "[error-feedback off]" of the text form.
+  absl::optional<double> error_feedback() const { return damping_; }
+  // Whether the text says so, one way or the other.
+  bool names_error_feedback() const { return names_error_feedback_; }
+  // "off", or the damping: kInvalidArgument for what is neither.
+  absl::Status SetErrorFeedback(absl::string_view text);
+
   std::string ToText() const;
   absl::Span<const RecipeRule> rules() const { return rules_; }
   // rules()[override_begin()..] are overrides.
@@ -74,6 +83,8 @@ class QuantRecipe {
   std::vector<RecipeRule> rules_;
   size_t override_begin_ = 0;
   SearchEffort scale_search_ = SearchEffort::kDefault;
+  bool names_error_feedback_ = false;
+  absl::optional<double> damping_;
 };
 
 // What a rule may make of the tensors of one role in one layer, which share a format: the rules of the house, as lists.

@@ -8,11 +8,13 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "format/near_names.h"
 #include "format/status.h"
+#include "quant/feedback_plan.h"
 #include "quant/recipe.h"
 
 namespace kompakt {
@@ -21,6 +23,8 @@ namespace {
 constexpr absl::string_view kSource = "source";
 constexpr absl::string_view kOverrides = "[overrides]";
 constexpr absl::string_view kScaleSearch = "[scale-search ";
+constexpr absl::string_view kErrorFeedback = "[error-feedback ";
+constexpr absl::string_view kOff = "off";
 constexpr size_t kMostPatternBytes = 200;
 constexpr size_t kMostRules = 10000;
 
@@ -168,6 +172,13 @@ absl::StatusOr<QuantRecipe> QuantRecipe::Parse(absl::string_view text, absl::str
       recipe.scale_search_ = *effort;
       continue;
     }
+    if (absl::StartsWith(body, kErrorFeedback) && absl::EndsWith(body, "]")) {
+      if (recipe.names_error_feedback_) return WithContext(UsageError("a second ", kErrorFeedback, "...]"), where);
+      const absl::string_view value = body.substr(kErrorFeedback.size(), body.size() - kErrorFeedback.size() - 1);
+      const absl::Status set = recipe.SetErrorFeedback(absl::StripAsciiWhitespace(value));
+      if (!set.ok()) return WithContext(set, where);
+      continue;
+    }
     absl::StatusOr<RecipeRule> rule = ParseRule(body);
     if (!rule.ok()) return WithContext(rule.status(), where);
     if (const size_t hash = line.find('#'); hash != absl::string_view::npos) {
@@ -192,10 +203,29 @@ absl::Status QuantRecipe::AddOverride(absl::string_view flag) {
   return absl::OkStatus();
 }
 
+absl::Status QuantRecipe::SetErrorFeedback(absl::string_view text) {
+  double damping = 0;
+  if (text != kOff &&
+      (!absl::SimpleAtod(text, &damping) || !(damping >= kLeastDamping) || !(damping <= kMostDamping))) {
+    return UsageError("error feedback: expected off, or a damping from ", kLeastDamping, " to ", kMostDamping,
+                      ", found \"", Printable(text), "\"");
+  }
+  names_error_feedback_ = true;
+  damping_.reset();
+  // As it will be written.
+  if (text != kOff && absl::SimpleAtod(absl::StrCat(damping), &damping)) damping_ = damping;
+  return absl::OkStatus();
+}
+
 std::string QuantRecipe::ToText() const {
   std::string text;
   if (scale_search_ != SearchEffort::kDefault) {
     absl::StrAppend(&text, kScaleSearch, EffortName(scale_search_), "]\n");
+  }
+  if (names_error_feedback_) {
+    absl::StrAppend(&text, kErrorFeedback,
+                    damping_.has_value() ? absl::StrCat(*damping_, "]  # damping of the calibration's second moments\n")
+                                         : "off]  # as asked for\n");
   }
   for (size_t i = 0; i < rules_.size(); ++i) {
     if (i == override_begin_) absl::StrAppend(&text, kOverrides, "\n");

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <numeric>
 #include <set>
@@ -45,6 +46,17 @@ absl::Status CheckSameCalibration(const PackedReader& file, const Importance* im
 bool IsExact(const PackedReader& file, const TensorInfo& tensor) {
   const PackedLayout::Place place = file.layout().Find(tensor.role, tensor.layer);
   return file.manifest().extents(static_cast<int>(place.extent)).parts(static_cast<int>(place.part)).exact();
+}
+
+// What the file holds of each tensor of `schema`, which is of the same model.
+std::vector<TensorForm> FormsOf(const PackedReader& file, const ModelSchema& schema) {
+  std::vector<TensorForm> forms;
+  for (const TensorInfo& tensor : schema.tensors()) {
+    const PackedLayout::Place place = file.layout().Find(tensor.role, tensor.layer);
+    const Extent& extent = file.layout().extents()[static_cast<size_t>(place.extent)];
+    forms.push_back({extent.parts[static_cast<size_t>(place.part)].format, IsExact(file, tensor)});
+  }
+  return forms;
 }
 
 // Source files whose hash is not the recorded one. A packed source records other files than the checkpoint it was made
@@ -94,7 +106,8 @@ bool HasRecordedFiles(const Provenance& provenance, const std::vector<SourceFile
 // OK with an empty string: every byte equal. A string says where they differ. `before`: the source checksum to expect.
 absl::StatusOr<std::string> CompareTensor(const PackedReader& file, const TensorSource& source,
                                           const TensorInfo& tensor, SearchEffort scale_search,
-                                          const Importance* importance, absl::optional<uint64_t> before) {
+                                          const Importance* importance, const FeedbackPlan* feedback,
+                                          absl::optional<uint64_t> before) {
   const PackedLayout::Place place = file.layout().Find(tensor.role, tensor.layer);
   const Extent& extent = file.layout().extents()[static_cast<size_t>(place.extent)];
   const ExtentPart& part = extent.parts[static_cast<size_t>(place.part)];
@@ -107,7 +120,7 @@ absl::StatusOr<std::string> CompareTensor(const PackedReader& file, const Tensor
       return absl::StrCat(tensor.Name(), ": kept exactly as ", entry.format(), ", but the source holds ", form.dtype);
     }
   }
-  BandEncoder encoder(source, scale_search, importance);
+  BandEncoder encoder(source, scale_search, importance, feedback);
   Band band;
   SourceXxh3 source_xxh3;
   uint64_t offset = 0;
@@ -155,6 +168,11 @@ absl::StatusOr<SourceCheck> CheckAgainstSource(const PackedReader& file, const T
   // A file of another program may hold a recipe in words of its own; what differs shows in the bytes.
   const absl::StatusOr<QuantRecipe> recipe = QuantRecipe::Parse(file.manifest().recipe(), file.path());
   const SearchEffort scale_search = recipe.ok() ? recipe->scale_search() : SearchEffort::kDefault;
+  std::unique_ptr<const FeedbackPlan> feedback;
+  if (importance != nullptr && recipe.ok() && recipe->error_feedback().has_value()) {
+    KOMPAKT_ASSIGN_OR_RETURN(feedback, FeedbackPlan::Create(*importance, source.schema(),
+                                                            FormsOf(file, source.schema()), *recipe->error_feedback()));
+  }
   const std::vector<size_t> sampled = ChooseTensors(file, samples);
   std::set<size_t> derive;
   for (const size_t index : sampled) {
@@ -177,9 +195,9 @@ absl::StatusOr<SourceCheck> CheckAgainstSource(const PackedReader& file, const T
     const size_t index = chosen[static_cast<size_t>(i)];
     const TensorInfo& tensor = source.schema().tensors()[index];
     const absl::optional<uint64_t> before = compare_xxh3 ? recorded(tensor) : absl::nullopt;
-    absl::StatusOr<std::string> outcome = derive.count(index) != 0
-                                              ? CompareTensor(file, source, tensor, scale_search, importance, before)
-                                              : CompareSourceXxh3(source, tensor, *before);
+    absl::StatusOr<std::string> outcome =
+        derive.count(index) != 0 ? CompareTensor(file, source, tensor, scale_search, importance, feedback.get(), before)
+                                 : CompareSourceXxh3(source, tensor, *before);
     const std::lock_guard<std::mutex> lock(mutex);
     if (!outcome.ok()) {
       if (failure.ok()) failure = outcome.status();

@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
 #include "format/status.h"
 #include "quant/band_encoder.h"
+#include "quant/calibration_file.h"
+#include "quant/error_feedback.h"
 
 namespace kompakt {
 namespace {
@@ -37,6 +40,7 @@ absl::StatusOr<double> EncodeSeconds(const TensorSource& source, const Conversio
     kind.weights += tensors[t].elements();
     all_weights += tensors[t].elements();
   }
+  // Without feedback, whose factors may take minutes: FeedbackSeconds reckons it.
   BandEncoder encoder(source, plan.scale_search, plan.importance);
   Band band;
   double seconds = 0;
@@ -55,6 +59,57 @@ absl::StatusOr<double> EncodeSeconds(const TensorSource& source, const Conversio
       }
     }
     seconds += SecondsSince(start) * static_cast<double>(kind.weights) / static_cast<double>(kind.probed_weights);
+  }
+  return seconds;
+}
+
+// What error feedback takes besides the search: per matrix a constant and K multiplications for every weight, per input
+// K^3 / 6 for its factors. Measured at two widths.
+absl::StatusOr<double> FeedbackSeconds(const TensorSource& source, const ConversionPlan& plan) {
+  if (plan.feedback == nullptr) return 0;
+  constexpr int64_t kWidths[] = {256, 1024};
+  constexpr FormatId kFormat = FormatId::kQ4G32;
+  double per_weight[2] = {};
+  double per_product = 0;
+  EncoderScratch scratch;
+  for (int w = 0; w < 2; ++w) {
+    const int64_t cols = kWidths[w];
+    std::vector<float> triangle(static_cast<size_t>(TriangleSize(cols)), 0.25f);
+    for (int64_t i = 0, at = 0; i < cols; at += cols - i, ++i) triangle[static_cast<size_t>(at)] = 1;
+    auto start = Clock::now();
+    KOMPAKT_ASSIGN_OR_RETURN(const FeedbackFactor factor, FeedbackFactor::Create(std::move(triangle), cols));
+    per_product = SecondsSince(start) * 6 / (static_cast<double>(cols) * static_cast<double>(cols * cols));
+    std::vector<float> values(static_cast<size_t>(kTileRows * cols));
+    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i * 2654435761U % 1024) - 512;
+    std::vector<uint8_t> tiles(static_cast<size_t>(cols / kTileCols) * FormatOf(kFormat).tile_bytes);
+    float scales[kTileRows];
+    const RowTile in = {values.data(), kTileRows, cols, factor.diagonal()};
+    const auto encode = [&](bool feedback) {
+      return feedback ? EncodeRowTileWithFeedback(kFormat, plan.scale_search, in, factor, scratch,
+                                                  absl::MakeSpan(tiles), absl::MakeSpan(scales), nullptr)
+                      : EncodeRowTile(kFormat, plan.scale_search, in, scratch, absl::MakeSpan(tiles),
+                                      absl::MakeSpan(scales), nullptr);
+    };
+    for (const bool feedback : {true, false}) {
+      double best = 1;
+      for (int i = 0; i < 4; ++i) {
+        start = Clock::now();
+        KOMPAKT_RETURN_IF_ERROR(encode(feedback));
+        best = std::min(best, SecondsSince(start));
+      }
+      per_weight[w] += (feedback ? best : -best) / static_cast<double>(values.size());
+    }
+  }
+  const double slope = std::max(0.0, per_weight[1] - per_weight[0]) / static_cast<double>(kWidths[1] - kWidths[0]);
+  const double constant = std::max(0.0, per_weight[0] - slope * static_cast<double>(kWidths[0]));
+  double seconds = 0;
+  std::set<int64_t> inputs;
+  for (const TensorInfo& tensor : source.schema().tensors()) {
+    const int64_t input = plan.feedback->InputOf(tensor);
+    if (input < 0) continue;
+    const auto cols = static_cast<double>(tensor.cols);
+    seconds += static_cast<double>(tensor.elements()) * (constant + slope * cols);
+    if (inputs.insert(input).second) seconds += per_product * cols * cols * cols / 6;
   }
   return seconds;
 }
@@ -85,6 +140,8 @@ absl::StatusOr<SpeedEstimate> EstimateSpeed(const TensorSource& source, const Co
                                             const std::string& destination, FileSystem& fs) {
   SpeedEstimate estimate;
   KOMPAKT_ASSIGN_OR_RETURN(estimate.encode_seconds, EncodeSeconds(source, plan));
+  KOMPAKT_ASSIGN_OR_RETURN(const double feedback_seconds, FeedbackSeconds(source, plan));
+  estimate.encode_seconds += feedback_seconds;
   estimate.total_seconds = estimate.encode_seconds / std::max(threads, 1);
   if (destination.empty()) return estimate;
   KOMPAKT_ASSIGN_OR_RETURN(estimate.write_bytes_per_second, WriteRate(destination + ".probe", fs));

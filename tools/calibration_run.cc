@@ -186,6 +186,8 @@ void DeclareCalibrateFlag(CLI::App& app, CalibrationFlags& flags) {
   app.add_option("--calibrate", flags.text,
                  "Calibrate on this text first, into DESTINATION.kcal; \"default\" takes the text in the program")
       ->excludes(app.get_option("--calibration"));
+  app.add_flag("--hessian", flags.hessian, "With --calibrate: second moments too, and with them error feedback")
+      ->needs(app.get_option("--calibrate"));
 }
 
 absl::StatusOr<std::shared_ptr<const Importance>> OpenCalibration(const CalibrationFlags& flags,
@@ -199,13 +201,15 @@ absl::Status CalibrateFor(const std::string& model, bool keep_mtp, int threads, 
                           CalibrationFlags* flags) {
   CalibrationRequest request;
   if (flags->text != kDefaultText) request.text = flags->text;
+  request.hessian = flags->hessian;
   if (request.text == "-") return UsageError("--calibrate: expected a file that can be read again, found stdin");
   flags->file = destination + ".kcal";
   if (PosixFileSystem().Exists(flags->file)) {
     const auto there = CalibrationFile::Open(PosixFileSystem(), flags->file);
     KOMPAKT_ASSIGN_OR_RETURN(const std::string text, ReadText(request));
     KOMPAKT_ASSIGN_OR_RETURN(const uint64_t weights, IdentityOf(model, keep_mtp));
-    if (there.ok() && (*there)->header().weights_xxh3 == weights && (*there)->header().text_xxh3 == Xxh3(text)) {
+    if (there.ok() && (*there)->header().weights_xxh3 == weights && (*there)->header().text_xxh3 == Xxh3(text) &&
+        (*there)->has_matrices() == request.hessian) {
       PrintNotice(absl::StrCat("note: ", flags->file, " is of these weights and this text; it is used again"));
       return absl::OkStatus();
     }

@@ -35,11 +35,12 @@ absl::StatusOr<CalibrationAnswer> RunCalibration(const std::string& model, bool 
 
 // The flags of convert.
 struct CalibrationFlags {
-  std::string file;  // --calibration; empty: data-free
-  std::string text;  // --calibrate; "default": the text in the program
+  std::string file;      // --calibration; empty: data-free
+  std::string text;      // --calibrate; "default": the text in the program
+  bool hessian = false;  // with --calibrate: second moments too
 };
 void DeclareCalibrationFlag(CLI::App& app, CalibrationFlags& flags);  // --calibration
-void DeclareCalibrateFlag(CLI::App& app, CalibrationFlags& flags);    // --calibrate
+void DeclareCalibrateFlag(CLI::App& app, CalibrationFlags& flags);    // --calibrate, --hessian
 
 // Null without --calibration. kFailedPrecondition when it was made for another model.
 absl::StatusOr<std::shared_ptr<const Importance>> OpenCalibration(const CalibrationFlags& flags,

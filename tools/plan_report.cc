@@ -128,6 +128,10 @@ std::string PlanText(const TensorSource& source, const PlanReport& report) {
     absl::StrAppend(&text, "search      ", EffortName(plan.scale_search), " search for scales\n");
   }
   if (plan.importance != nullptr) absl::StrAppend(&text, CalibrationText(*plan.importance), "\n");
+  if (plan.feedback != nullptr) {
+    absl::StrAppend(&text, "feedback    of errors, second moments damped by ", *report.recipe.recipe.error_feedback(),
+                    " of their mean; each worker holds the factors of one input at a time\n");
+  }
   if (report.files.size() > 1) absl::StrAppend(&text, VolumesText(report.files));
   if (report.recipe.fit.has_value()) absl::StrAppend(&text, FitText(report.recipe));
   if (report.recipe.allocation.has_value()) absl::StrAppend(&text, AllocationText(report.recipe));
@@ -168,6 +172,7 @@ nlohmann::ordered_json PlanJson(const TensorSource& source, const PlanReport& re
       {"workers", plan.memory.workers},
       {"disk_bytes", plan.file_bytes},
       {"scale_search", std::string(EffortName(plan.scale_search))},
+      {"error_feedback", report.recipe.recipe.error_feedback().value_or(0)},
       {"calibrated", plan.importance != nullptr},
       {"calibration", CalibrationJson(plan.importance)},
       {"lines", std::move(lines)},

@@ -7,6 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "format/file_system.h"
 #include "format/status.h"
+#include "quant/feedback_plan.h"
 #include "tools/byte_size.h"
 #include "tools/model_input.h"
 #include "tools/sensitivity_file.h"
@@ -49,6 +50,9 @@ void DeclareRecipeFlags(CLI::App& app, RecipeFlags& flags) {
       ->take_all();
   app.add_option("--scale-search", flags.scale_search,
                  "fast, default or best: how thoroughly the encoders look for scales; the recipe's where not given");
+  app.add_option("--error-feedback", flags.error_feedback,
+                 "off, or the damping of second moments in units of their mean (default 0.01 where --calibration has "
+                 "them): errors of a weight are made good by the weights to its right");
   app.add_option("--fit", flags.fit, "Choose formats so that file, KV cache and working memory stay within, say, 8GiB")
       ->excludes(recipe);
   CLI::Option* const fit = app.get_option("--fit");
@@ -87,6 +91,15 @@ absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const Tensor
     if (!effort.ok()) return WithContext(effort.status(), "--scale-search");
     scale_search = *effort;
   }
+  std::string error_feedback = flags.error_feedback;
+  if (error_feedback.empty() && importance != nullptr && importance->file().has_matrices()) {
+    error_feedback = absl::StrCat(kDefaultDamping);
+  }
+  if (!error_feedback.empty()) {
+    if (const absl::Status set = QuantRecipe().SetErrorFeedback(error_feedback); !set.ok()) {
+      return WithContext(set, "--error-feedback");
+    }
+  }
   const bool by_size = !flags.size.empty() || !flags.bits.empty();
   if (!flags.sensitivity.empty() && !by_size) {
     return UsageError("--sensitivity: expected --size or --bpw with it, found neither");
@@ -113,11 +126,16 @@ absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const Tensor
                              .context = flags.context,
                              .threads = threads,
                              .importance = importance,
-                             .overrides = flags.overrides};
+                             .overrides = flags.overrides,
+                             .scale_search = scale_search,
+                             .error_feedback = error_feedback};
     KOMPAKT_ASSIGN_OR_RETURN(chosen.fit, FitRecipe(source, request));
     chosen.recipe = chosen.fit->recipe;
   }
   if (scale_search) chosen.recipe.set_scale_search(*scale_search);
+  if (!error_feedback.empty() && (!flags.error_feedback.empty() || !chosen.recipe.names_error_feedback())) {
+    KOMPAKT_RETURN_IF_ERROR(chosen.recipe.SetErrorFeedback(error_feedback));
+  }
   if (!flags.write_recipe.empty()) {
     KOMPAKT_RETURN_IF_ERROR(ReplaceFile(PosixFileSystem(), flags.write_recipe, chosen.recipe.ToText()));
   }

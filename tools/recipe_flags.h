@@ -21,6 +21,8 @@ struct RecipeFlags {
   std::string fit;           // an amount; empty: by --recipe
   int64_t context = 4096;    // -c: of the KV cache that --fit counts
   std::string scale_search;  // empty: what the recipe says
+  // "off" or a damping; empty: what the recipe says, else kDefaultDamping where the calibration has second moments
+  std::string error_feedback;
   std::string volume_size;   // an amount; empty: one file
   std::string size;          // an amount of tensor data; empty: by --recipe
   std::string bits;          // the same in bits per weight
@@ -28,7 +30,7 @@ struct RecipeFlags {
   std::string write_recipe;  // a file to write the recipe to
 };
 
-// Adds --recipe, --tensor, --scale-search, --fit, -c, --volume-size, --size, --bpw, --sensitivity and
+// Adds --recipe, --tensor, --scale-search, --error-feedback, --fit, -c, --volume-size, --size, --bpw, --sensitivity and
 // --write-recipe to a verb.
 void DeclareRecipeFlags(CLI::App& app, RecipeFlags& flags);
 

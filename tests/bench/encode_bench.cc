@@ -127,7 +127,7 @@ std::vector<Case> CalibratedCases(const std::vector<float>& weights, const std::
     }
   }
   cases.push_back({absl::StrCat("factors of ", kCols, " columns"), static_cast<double>(kCols) * kCols * kCols / 6,
-                   [&moments] { sink += FeedbackFactor::Create(moments, kCols).ok() ? 1 : 0; }});
+                   [&moments] { sink += FeedbackFactor::FromMatrix(moments, kCols).ok() ? 1 : 0; }});
   return cases;
 }
 
@@ -177,7 +177,7 @@ void Run(bool smoke) {
   std::vector<Case> probes = {MemoryProbe(memory)};
   std::vector<Case> encoders = EncoderCases(weights, &scratch, &tiles);
   const std::vector<float> moments = Moments();
-  const FeedbackFactor factor = FeedbackFactor::Create(moments, kCols).value();
+  const FeedbackFactor factor = FeedbackFactor::FromMatrix(moments, kCols).value();
   std::vector<Case> calibrated = CalibratedCases(weights, moments, factor, &scratch, &tiles);
   std::vector<Case> packs = PackCases(rows, &sources, &tiles);
   for (int round = 0; round < rounds; ++round) {

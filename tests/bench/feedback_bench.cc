@@ -57,6 +57,15 @@ std::vector<float> Moments(const std::vector<float>& x, int64_t cols, double dam
   return h;
 }
 
+// The upper triangle by rows.
+std::vector<float> TriangleOf(const std::vector<float>& h, int64_t cols) {
+  std::vector<float> triangle;
+  for (int64_t i = 0; i < cols; ++i) {
+    triangle.insert(triangle.end(), h.begin() + i * cols + i, h.begin() + (i + 1) * cols);
+  }
+  return triangle;
+}
+
 double Quadratic(const std::vector<float>& h, const float* e, int64_t cols) {
   double sum = 0;
   for (int64_t i = 0; i < cols; ++i) {
@@ -76,12 +85,15 @@ absl::Status Measure(FormatId id, const std::vector<float>& weights, const Input
   const int64_t cols = x.cols;
   const std::vector<float> h = Moments(x.calibration, cols, 0.01);
   const std::vector<float> test = Moments(x.test, cols, 0);
-  const std::vector<int32_t> order = ActivationOrder(h, cols);
-  std::vector<float> ordered(weights.size()), ordered_h(h.size());
+  const std::vector<float> triangle = TriangleOf(h, cols);
+  std::vector<float> diagonal;
+  for (int64_t c = 0; c < cols; ++c) diagonal.push_back(h[static_cast<size_t>(c * cols + c)]);
+  const std::vector<int32_t> order = ActivationOrder(diagonal);
+  std::vector<float> ordered(weights.size());
   PermuteColumns(weights, cols, order, absl::MakeSpan(ordered));
-  PermuteMoments(h, order, absl::MakeSpan(ordered_h));
-  KOMPAKT_ASSIGN_OR_RETURN(const FeedbackFactor factor, FeedbackFactor::Create(h, cols));
-  KOMPAKT_ASSIGN_OR_RETURN(const FeedbackFactor ordered_factor, FeedbackFactor::Create(ordered_h, cols));
+  KOMPAKT_ASSIGN_OR_RETURN(const FeedbackFactor factor, FeedbackFactor::Create(triangle, cols));
+  KOMPAKT_ASSIGN_OR_RETURN(const FeedbackFactor ordered_factor,
+                           FeedbackFactor::Create(PermuteTriangle(triangle, order), cols));
   const BlockFormat& format = FormatOf(id);
   std::vector<uint8_t> tiles(static_cast<size_t>((cols + kTileCols - 1) / kTileCols) * format.tile_bytes);
   EncoderScratch scratch;

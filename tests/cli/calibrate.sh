@@ -57,6 +57,34 @@ stderr_has 'one.kpk.kcal is in the way'
 expect 2 "$KOMPAKT" convert "$TINY" x.kpk --calibrate text.txt --part 1/2
 expect 2 "$KOMPAKT" convert "$TINY" x.kpk --calibrate text.txt --calibration a.kcal
 
+# Second moments: error feedback, recorded in the recipe; the same recipe and calibration give the same bytes.
+expect 0 "$KOMPAKT" plan "$TINY" --calibration h.kcal --size 8275136 --json
+check "feedback takes memory, but no more of the file" number 'd["tensor_bytes"] <= 8275136 and d["error_feedback"] == 0.01'
+expect 0 "$KOMPAKT" convert "$TINY" fed.kpk --calibration h.kcal --size 8275136 --write-recipe fed.recipe
+expect 0 grep -q '^.error-feedback 0.01.  # ' fed.recipe
+expect 0 "$KOMPAKT" convert "$TINY" again.kpk --calibration h.kcal --recipe fed.recipe -t 1
+same_bytes fed.kpk again.kpk
+for part in 1 2; do expect 0 "$KOMPAKT" convert "$TINY" parts.kpk --calibration h.kcal --recipe fed.recipe --part $part/2; done
+same_bytes fed.kpk parts.kpk
+expect 0 "$KOMPAKT" convert lossless.kpk from-packed.kpk --calibration h.kcal --recipe fed.recipe
+check "a lossless file gives the same weights" bash -c 'cmp <(head -c 8000000 fed.kpk | tail -c +65) <(head -c 8000000 from-packed.kpk | tail -c +65)'
+expect 0 "$KOMPAKT" verify fed.kpk --source "$TINY" --calibration h.kcal --samples 0
+stdout_has '201 tensors .* every byte equal'
+expect 0 "$KOMPAKT" verify from-packed.kpk --source lossless.kpk --calibration h.kcal --samples 20
+expect 0 "$KOMPAKT" convert "$TINY" off.kpk --calibration h.kcal --size 8275136 --error-feedback off --json
+check "and can be left out" number 'd["calibrated"]'
+check "then the weights differ" bash -c '! cmp -s <(head -c 8000000 fed.kpk) <(head -c 8000000 off.kpk)'
+expect 2 "$KOMPAKT" convert "$TINY" x.kpk --recipe fed.recipe
+stderr_has 'needs a calibration with second moments'
+expect 2 "$KOMPAKT" convert "$TINY" x.kpk --recipe fed.recipe --calibration a.kcal
+stderr_has 'a.kcal holds no second moments'
+expect 2 "$KOMPAKT" convert "$TINY" x.kpk --error-feedback 3 --calibration h.kcal
+stderr_has '--error-feedback: .*expected off, or a damping'
+head -c 2000 text.txt >short.txt
+expect 0 "$KOMPAKT" convert "$TINY" go.kpk --calibrate short.txt --hessian
+expect 0 "$KOMPAKT" inspect go.kpk
+expect 2 "$KOMPAKT" convert "$TINY" go2.kpk --hessian
+
 # What it refuses.
 expect 3 "$KOMPAKT" convert "$DATA/checkpoints/v3" x.kpk --calibration a.kcal
 stderr_has 'a.kcal: made for another model \(tiny-v3'

@@ -61,6 +61,15 @@ std::vector<float> RandomMoments(int64_t cols, uint64_t seed, double damping = 0
   return out;
 }
 
+// The upper triangle by rows.
+std::vector<float> TriangleOf(const std::vector<float>& h, int64_t cols) {
+  std::vector<float> triangle;
+  for (int64_t i = 0; i < cols; ++i) {
+    triangle.insert(triangle.end(), h.begin() + i * cols + i, h.begin() + (i + 1) * cols);
+  }
+  return triangle;
+}
+
 struct Encoded {
   std::vector<uint8_t> tiles;
   std::vector<float> row_scales = std::vector<float>(16);
@@ -121,7 +130,7 @@ double Sum(const std::vector<double>& values) {
 TEST(FeedbackFactor, MultipliesBackToTheMoments) {
   for (const int64_t cols : {1, 7, 16, 33, 128, 200, 300}) {
     const std::vector<float> h = RandomMoments(cols, 5);
-    const auto factor = FeedbackFactor::Create(h, cols);
+    const auto factor = FeedbackFactor::FromMatrix(h, cols);
     ASSERT_TRUE(factor.ok()) << factor.status();
     double largest = 0, difference = 0;
     for (int64_t i = 0; i < cols; ++i) {
@@ -143,17 +152,17 @@ TEST(FeedbackFactor, MultipliesBackToTheMoments) {
 
 TEST(FeedbackFactor, RefusesWhatIsNoMomentMatrix) {
   std::vector<float> h = RandomMoments(40, 6);
-  EXPECT_EQ(FeedbackFactor::Create(h, 39).status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(FeedbackFactor::Create({}, 0).status().code(), absl::StatusCode::kInvalidArgument);
-  h[20 * 40 + 7] = std::numeric_limits<float>::quiet_NaN();
-  const absl::Status nan = FeedbackFactor::Create(h, 40).status();
+  EXPECT_EQ(FeedbackFactor::FromMatrix(h, 39).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(FeedbackFactor::FromMatrix({}, 0).status().code(), absl::StatusCode::kInvalidArgument);
+  h[7 * 40 + 20] = std::numeric_limits<float>::quiet_NaN();
+  const absl::Status nan = FeedbackFactor::FromMatrix(h, 40).status();
   EXPECT_EQ(nan.code(), absl::StatusCode::kDataLoss);
-  EXPECT_THAT(std::string(nan.message()), testing::HasSubstr("row 20, column 7"));
+  EXPECT_THAT(std::string(nan.message()), testing::HasSubstr("row 7, column 20"));
   // Two equal inputs and no damping.
   h.assign(1600, 0.0f);
   for (size_t i = 0; i < 40; ++i) h[i * 41] = 1;
   h[12 * 40 + 11] = h[11 * 40 + 12] = 1;
-  const absl::Status singular = FeedbackFactor::Create(h, 40).status();
+  const absl::Status singular = FeedbackFactor::FromMatrix(h, 40).status();
   EXPECT_EQ(singular.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(singular.message()), testing::HasSubstr("column 11 depends"));
 }
@@ -170,7 +179,7 @@ TEST(ErrorFeedback, ADiagonalMatrixGivesTheWeightedSearchByteForByte) {
         diagonal.push_back(static_cast<float>(std::exp(gaussian(rng))));
         h[static_cast<size_t>(c * cols + c)] = diagonal.back();
       }
-      const auto factor = FeedbackFactor::Create(h, cols);
+      const auto factor = FeedbackFactor::FromMatrix(h, cols);
       ASSERT_TRUE(factor.ok()) << factor.status();
       const Encoded searched = Search(id, in, diagonal);
       const Encoded fed = Feedback(id, in, *factor);
@@ -189,7 +198,7 @@ TEST(ErrorFeedback, NeverCostsARowMoreThanTheWeightedSearchAndMostMuchLess) {
       const std::vector<float> weights = RandomWeights(16 * cols, rng());
       const RowTile in = {weights.data(), 16, cols, {}};
       const std::vector<float> h = RandomMoments(cols, rng());
-      const auto factor = FeedbackFactor::Create(h, cols);
+      const auto factor = FeedbackFactor::FromMatrix(h, cols);
       ASSERT_TRUE(factor.ok()) << factor.status();
       const std::vector<double> searched = ProxyErrors(id, in, Search(id, in, factor->diagonal()), h);
       const std::vector<double> fed = ProxyErrors(id, in, Feedback(id, in, *factor), h);
@@ -208,7 +217,7 @@ TEST(ErrorFeedback, NeverCostsARowMoreThanTheWeightedSearchAndMostMuchLess) {
 TEST(ErrorFeedback, BytesDoNotDependOnTheInstructionSet) {
   std::mt19937_64 rng(11);
   for (const int64_t cols : {47, 300}) {
-    const std::vector<float> h = RandomMoments(cols, rng());
+    const std::vector<float> triangle = TriangleOf(RandomMoments(cols, rng()), cols);
     const std::vector<float> weights = RandomWeights(11 * cols, rng());
     const RowTile in = {weights.data(), 11, cols, {}};
     const int64_t padded = (cols + 31) / 32 * 32;
@@ -217,8 +226,9 @@ TEST(ErrorFeedback, BytesDoNotDependOnTheInstructionSet) {
     for (const EncoderSet* set : AvailableEncoderSets()) {
       std::vector<float> panels(static_cast<size_t>(FeedbackPanels<float>::Floats(padded)));
       std::vector<float> d(static_cast<size_t>(padded)), x(static_cast<size_t>(padded * 16)), e(x);
-      FactorWork work = {
-          .h = h.data(), .cols = cols, .panels = {panels.data(), padded}, .d = d.data(), .x = x.data(), .e = e.data()};
+      FactorWork work = {.h = triangle.data(), .cols = cols, .panels = {panels.data(), padded}, .d = d.data()};
+      work.x = x.data();
+      work.e = e.data();
       ASSERT_TRUE(set->factor(work)) << set->name;
       if (first_d.empty()) {
         first_panels = panels;
@@ -252,7 +262,7 @@ TEST(ErrorFeedback, OtherFormatsGetTheWeightedSearch) {
   const std::vector<float> weights = RandomWeights(16 * 64, 12);
   const RowTile in = {weights.data(), 16, 64, {}};
   const std::vector<float> h = RandomMoments(64, 13);
-  const auto factor = FeedbackFactor::Create(h, 64);
+  const auto factor = FeedbackFactor::FromMatrix(h, 64);
   ASSERT_TRUE(factor.ok());
   EXPECT_EQ(Feedback(FormatId::kQ8G32, in, *factor).tiles, Search(FormatId::kQ8G32, in, factor->diagonal()).tiles);
   EncoderScratch scratch;
@@ -268,16 +278,22 @@ TEST(ErrorFeedback, OtherFormatsGetTheWeightedSearch) {
 TEST(ActivationOrder, IsAPermutationByImportanceAndKeepsTheFunction) {
   constexpr int64_t kInter = 96, kHidden = 40;
   const std::vector<float> h = RandomMoments(kInter, 14);
-  const std::vector<int32_t> order = ActivationOrder(h, kInter);
+  const std::vector<float> triangle = TriangleOf(h, kInter);
+  std::vector<float> diagonal;
+  for (int64_t i = 0; i < kInter; ++i) diagonal.push_back(h[static_cast<size_t>(i * kInter + i)]);
+  const std::vector<int32_t> order = ActivationOrder(diagonal);
   std::vector<int32_t> sorted = order;
   std::sort(sorted.begin(), sorted.end());
   for (int64_t i = 0; i < kInter; ++i) EXPECT_EQ(sorted[static_cast<size_t>(i)], i);
-  std::vector<float> permuted(h.size());
-  PermuteMoments(h, order, absl::MakeSpan(permuted));
-  for (size_t i = 1; i < kInter; ++i) {
-    EXPECT_GE(permuted[(i - 1) * kInter + i - 1], permuted[i * kInter + i]) << i;
-    EXPECT_EQ(permuted[i * kInter + i - 1],
-              h[static_cast<size_t>(order[i]) * kInter + static_cast<size_t>(order[i - 1])]);
+  const std::vector<float> permuted = PermuteTriangle(triangle, order);
+  size_t at = 0;
+  for (size_t i = 0; i < kInter; ++i) {
+    if (i > 0) {
+      EXPECT_GE(diagonal[static_cast<size_t>(order[i - 1])], diagonal[static_cast<size_t>(order[i])]) << i;
+    }
+    for (size_t j = i; j < kInter; ++j) {
+      EXPECT_EQ(permuted[at++], h[static_cast<size_t>(order[i] * kInter + order[j])]) << i << " " << j;
+    }
   }
   // down (up x) in integers: rows of up and columns of down in the same order are the same function.
   std::mt19937_64 rng(15);
@@ -296,7 +312,9 @@ TEST(ActivationOrder, IsAPermutationByImportanceAndKeepsTheFunction) {
     return y;
   };
   std::vector<float> up_permuted(up.size()), down_permuted(down.size());
-  PermuteRows(up, kHidden, order, absl::MakeSpan(up_permuted));
+  for (size_t i = 0; i < kInter; ++i) {
+    std::copy_n(up.begin() + order[i] * kHidden, kHidden, up_permuted.begin() + static_cast<int64_t>(i) * kHidden);
+  }
   PermuteColumns(down, kInter, order, absl::MakeSpan(down_permuted));
   EXPECT_EQ(apply(up_permuted, down_permuted), apply(up, down));
 }
