@@ -4,6 +4,8 @@
 #include <cstring>
 #include <string>
 
+#include "absl/strings/cord.h"
+
 namespace kompakt {
 
 absl::Status IoError(int error_number, absl::string_view what, absl::string_view path) {
@@ -28,7 +30,9 @@ absl::Status IoError(int error_number, absl::string_view what, absl::string_view
 
 absl::Status WithContext(const absl::Status& status, absl::string_view context) {
   if (status.ok()) return status;
-  return absl::Status(status.code(), absl::StrCat(context, ": ", status.message()));
+  absl::Status longer(status.code(), absl::StrCat(context, ": ", status.message()));
+  status.ForEachPayload([&](absl::string_view name, const absl::Cord& payload) { longer.SetPayload(name, payload); });
+  return longer;
 }
 
 }  // namespace kompakt

@@ -6,7 +6,7 @@
 // | kAlreadyExists                             | the destination is in the way             | 2 usage            |
 // | kDataLoss, kFailedPrecondition, kOutOfRange | input corrupt or contradictory            | 3                  |
 // | kUnimplemented                             | input valid but not supported             | 3                  |
-// | kNotFound, kPermissionDenied, kUnavailable, kResourceExhausted | I/O, disk or memory   | 4                  |
+// | kNotFound, kPermissionDenied, kUnavailable, kResourceExhausted | I/O, disk or memory   | 4; device_error.h: 5 |
 // | kAborted                                   | another process is at it                  | 4                  |
 // | kCancelled                                 | interrupted                               | 130                |
 // | anything else                              | a bug of ours                             | 70                 |

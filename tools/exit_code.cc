@@ -1,8 +1,11 @@
 #include "tools/exit_code.h"
 
+#include "format/device_error.h"
+
 namespace kompakt {
 
 ExitCode ExitCodeOf(const absl::Status& status) {
+  if (IsDeviceError(status)) return kExitDevice;
   switch (status.code()) {
     case absl::StatusCode::kOk:
       return kExitYes;

@@ -3,6 +3,8 @@
 #include <string>
 #include <vector>
 
+#include "format/device_error.h"
+#include "format/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tools/exit_code.h"
@@ -56,6 +58,8 @@ TEST(ExitCode, EveryKindOfErrorHasTheCodeOfTheTable) {
   EXPECT_EQ(ExitCodeOf(absl::NotFoundError("")), 4);
   EXPECT_EQ(ExitCodeOf(absl::AbortedError("")), 4);
   EXPECT_EQ(ExitCodeOf(absl::ResourceExhaustedError("")), 4);
+  EXPECT_EQ(ExitCodeOf(absl::UnavailableError("")), 4);
+  EXPECT_EQ(ExitCodeOf(WithContext(DeviceError("no driver"), "run")), 5);
   EXPECT_EQ(ExitCodeOf(absl::CancelledError("")), 130);
   EXPECT_EQ(ExitCodeOf(absl::InternalError("")), 70);
 }
