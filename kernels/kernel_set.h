@@ -248,12 +248,21 @@ struct FiniteParams {
   bool* finite = nullptr;
 };
 
+// The instruction that a set multiplies matrices with when many tokens are there; what its speed is compared with
+// (probe.h).
+enum class ProductKind : uint8_t { kF32, kMaddubs256, kVnni256, kVnni512, kDotprod, kI8mm };
+inline constexpr size_t kProductKinds = 6;
+
 struct KernelSet {
   absl::string_view name;
   absl::string_view description;
   // Can this machine run it?
   bool (*available)();
+  // Are the tiles of this format multiplied as they lie in the file? Null: every format is decoded to F32 first.
+  bool (*native)(FormatId) = nullptr;
+  ProductKind product = ProductKind::kF32;
 
+  // The ops. Each has a row in the op list (op_list.h), which tests and `kompakt bench --ops` walk.
   absl::Status (*embed)(const EmbedParams&, KernelContext&);
   absl::Status (*rms_norm)(const RmsNormParams&, KernelContext&);
   absl::Status (*linear)(const LinearParams&, KernelContext&);

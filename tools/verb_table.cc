@@ -46,6 +46,10 @@ constexpr VerbRow kVerbs[] = {
      MakeCalibrateVerb},
     {"run", "generate text", "kompakt run v2lite.kpk -p 'Why is the sky blue?' --chat --think auto -n 256 --stats",
      MakeRunVerb},
+    {"bench", "measure speed: the ops of this machine's kernels, beside what its memory and cores can do",
+     "kompakt bench --ops --filter 'linear q4_g32 tokens=1'\n"
+     "kompakt bench --ops --list",
+     MakeBenchVerb},
 };
 
 }  // namespace

@@ -19,5 +19,6 @@ std::unique_ptr<Verb> MakeCompareVerb();      // compare.cc
 std::unique_ptr<Verb> MakeSensitivityVerb();  // sensitivity.cc
 std::unique_ptr<Verb> MakeCalibrateVerb();    // calibrate.cc
 std::unique_ptr<Verb> MakeRunVerb();          // run.cc
+std::unique_ptr<Verb> MakeBenchVerb();        // bench.cc
 
 }  // namespace kompakt
