@@ -17,17 +17,22 @@ using portable::WorthThreads;
 
 // act[t] = silu(gate x[t]) * (up x[t]) for rows of the given tiles. act: [tokens, inter].
 void GateAndUp(const IntegerIsa& isa, const FfnWeights& w, int64_t first, int64_t tiles, const Operand& x,
-               const ThreadScratch& scratch, float* act) {
+               const ThreadScratch& scratch, const Upcoming& next, float* act) {
   const int64_t inter = w.gate.shape.rows;
   const int64_t row = first * kTileRows;
   const int64_t rows = std::min(tiles * kTileRows, inter - row);
-  MultiplyRowTiles(isa, w.gate, first, tiles, x, scratch.panels, scratch.c);
-  MultiplyRowTiles(isa, w.up, first, tiles, x, scratch.panels, scratch.c2);
-  for (int64_t t = 0; t < x.tokens; ++t) {
-    float* const gate = scratch.c + t * kGroupRows;
-    portable::BestPanelIsa().silu_times(gate, scratch.c2 + t * kGroupRows, tiles * kTileRows);
-    std::copy_n(gate, rows, act + t * inter + row);
-  }
+  const auto keep = [&](int64_t token, int64_t n, const float* gate) {
+    std::copy_n(gate, n * kGroupRows, scratch.spare + token * kGroupRows);
+  };
+  const auto activate = [&](int64_t token, int64_t n, const float* up) {
+    for (int64_t t = token; t < token + n; ++t, up += kGroupRows) {
+      float* const gate = scratch.spare + t * kGroupRows;
+      portable::BestPanelIsa().silu_times(gate, up, tiles * kTileRows);
+      std::copy_n(gate, rows, act + t * inter + row);
+    }
+  };
+  MultiplyRowTiles(isa, w.gate, first, tiles, x, scratch, Upcoming(w.up, first, tiles), keep);
+  MultiplyRowTiles(isa, w.up, first, tiles, x, scratch, next, activate);
 }
 
 absl::Status FfnSlice(const IntegerIsa& isa, const FfnParams& p, KernelContext& context) {
@@ -49,7 +54,9 @@ absl::Status FfnSlice(const IntegerIsa& isa, const FfnParams& p, KernelContext& 
         CeilDiv(row_tiles, per_task),
         [&](int64_t task, int thread) {
           const int64_t first = task * per_task;
-          GateAndUp(isa, p.w, first, std::min(per_task, row_tiles - first), x, team.Of(thread), act);
+          const int64_t next = std::min(first + per_task * context.threads(), row_tiles);
+          const Upcoming upcoming(p.w.gate, next, std::min(per_task, row_tiles - next));
+          GateAndUp(isa, p.w, first, std::min(per_task, row_tiles - first), x, team.Of(thread), upcoming, act);
         },
         WorthThreads(2 * inter * hidden * p.tokens));
   }
@@ -180,8 +187,16 @@ absl::Status ExpertFfnSlice(const IntegerIsa& isa, const ExpertFfnParams& p, Ker
         [&](int64_t task, int thread) {
           const int64_t i = task / tasks;
           const int64_t first = task % tasks * kGroupTiles;
+          // Tasks are taken in order, so that this one's thread takes about that one next.
+          const int64_t next = task + context.threads();
+          Upcoming upcoming;
+          if (next < plan.active * tasks) {
+            const int64_t next_first = next % tasks * kGroupTiles;
+            upcoming = Upcoming(p.experts[plan.experts[next / tasks]].gate, next_first,
+                                std::min(kGroupTiles, row_tiles - next_first));
+          }
           GateAndUp(isa, p.experts[plan.experts[i]], first, std::min(kGroupTiles, row_tiles - first), x.Of(plan, i),
-                    team.Of(thread), act + plan.begin(i) * inter);
+                    team.Of(thread), upcoming, act + plan.begin(i) * inter);
         },
         parallel);
   }
@@ -204,22 +219,24 @@ absl::Status ExpertFfnSlice(const IntegerIsa& isa, const ExpertFfnParams& p, Ker
   context.Run(
       CeilDiv(row_tiles, per_task),
       [&](int64_t task, int thread) {
-        const ThreadScratch scratch = team.Of(thread);
         const int64_t first = task * per_task;
         const int64_t tiles = std::min(per_task, row_tiles - first);
         const int64_t row = first * kTileRows;
         const int64_t rows = std::min(tiles * kTileRows, hidden - row);
         for (int64_t t = 0; !p.accumulate && t < p.tokens; ++t) std::fill_n(p.y + t * hidden + row, rows, 0.0f);
         for (int64_t i = 0; i < plan.active; ++i) {
-          MultiplyRowTiles(isa, p.experts[plan.experts[i]].down, first, tiles, x.Of(plan, i), scratch.panels,
-                           scratch.c);
-          for (int64_t j = 0; j < plan.tokens(i); ++j) {
-            const int32_t slot = plan.slots[plan.begin(i) + j];
-            const float weight = p.weights[slot];
-            const float* const c = scratch.c + j * kGroupRows;
-            float* const y = p.y + slot / p.k * hidden + row;
-            for (int64_t r = 0; r < rows; ++r) y[r] += weight * c[r];
-          }
+          const auto add = [&](int64_t token, int64_t n, const float* c) {
+            for (int64_t j = token; j < token + n; ++j, c += kGroupRows) {
+              const int32_t slot = plan.slots[plan.begin(i) + j];
+              const float weight = p.weights[slot];
+              float* const y = p.y + slot / p.k * hidden + row;
+              for (int64_t r = 0; r < rows; ++r) y[r] += weight * c[r];
+            }
+          };
+          Upcoming next;
+          if (i + 1 < plan.active) next = Upcoming(p.experts[plan.experts[i + 1]].down, first, tiles);
+          MultiplyRowTiles(isa, p.experts[plan.experts[i]].down, first, tiles, x.Of(plan, i), team.Of(thread), next,
+                           add);
         }
       },
       parallel);

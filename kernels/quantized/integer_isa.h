@@ -84,6 +84,9 @@ struct IntegerIsa {
   using Many = void (*)(const PanelTile* panel, int64_t first, int64_t col_tiles, const ActBlock& x, float* acc,
                         int64_t acc_stride);
   Many many[2][2][2];
+
+  // acc[t][r] = acc[t][r] * factors[r] * x.scales[t] for 16 rows and the tokens of a block: the last step.
+  void (*finish)(const float* factors, const ActBlock& x, float* acc, int64_t acc_stride);
 };
 
 inline constexpr size_t PrecisionIndex(ActPrecision act) { return act == ActPrecision::kInt16 ? 1 : 0; }

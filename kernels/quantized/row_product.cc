@@ -30,19 +30,22 @@ void RowFactors(const MatrixView& w, int64_t row_tile, float* factors) {
   }
 }
 
+constexpr int64_t kLineBytes = 64;  // of a cache
+
+// Into the second level: the first one is full of what is being multiplied.
+const uint8_t* Prefetch(const uint8_t* p, const uint8_t* end) {
+  for (; p < end; p += kLineBytes) __builtin_prefetch(p, 0, 2);
+  return p;
+}
+
 bool IntegerScales(FormatId id) { return id != FormatId::kInt4G32 && id != FormatId::kMxfp4 && id != FormatId::kNvfp4; }
 
-void Finish(const MatrixView& w, int64_t first, int64_t tiles, const Operand& x, float* c) {
+// Scales the sums of a block.
+void Finish(const IntegerIsa& isa, const MatrixView& w, int64_t first, int64_t tiles, const ActBlock& x, float* c) {
   for (int64_t i = 0; i < tiles; ++i) {
     float factors[kTileRows];
     RowFactors(w, first + i, factors);
-    float* row = c + i * kTileRows;
-    for (int64_t b = 0; b < x.n_blocks; ++b) {
-      for (int64_t t = 0; t < x.blocks[b].tokens; ++t, row += kGroupRows) {
-        const float scale = x.blocks[b].scales[t];
-        for (int64_t r = 0; r < kTileRows; ++r) row[r] = row[r] * factors[r] * scale;
-      }
-    }
+    isa.finish(factors, x, c + i * kTileRows, kGroupRows);
   }
 }
 
@@ -63,40 +66,54 @@ ThreadScratch TeamScratch::Of(int thread) const {
 }
 
 void MultiplyRowTiles(const IntegerIsa& isa, const MatrixView& w, int64_t first, int64_t tiles, const Operand& x,
-                      uint8_t* panels, float* c) {
+                      const ThreadScratch& scratch, const Upcoming& next, BlockSink sink) {
   const BlockFormat& format = *w.format;
   if (!HasIntegerProduct(isa, format, x.act)) {
     portable::MultiplyRowTiles(portable::BestPanelIsa(), w, first, tiles, x.rows, x.tokens,
-                               reinterpret_cast<float*>(panels), c, kGroupRows);
+                               reinterpret_cast<float*>(scratch.panels), scratch.c, kGroupRows);
+    sink(0, x.tokens, scratch.c);
     return;
   }
   const size_t precision = PrecisionIndex(x.act);
   const auto format_index = static_cast<size_t>(format.id);
   const int64_t col_tiles = w.layout.col_tiles;
   if (x.tokens <= kFewTokens) {
+    const IntegerIsa::Few few = isa.few[precision][format_index];
     for (int64_t i = 0; i < tiles; ++i) {
-      isa.few[precision][format_index](w.tile(first + i, 0), col_tiles, x.blocks[0], c + i * kTileRows, kGroupRows);
+      few(w.tile(first + i, 0), col_tiles, x.blocks[0], scratch.c + i * kTileRows, kGroupRows);
     }
-    Finish(w, first, tiles, x, c);
+    Finish(isa, w, first, tiles, x.blocks[0], scratch.c);
+    sink(0, x.tokens, scratch.c);
     return;
   }
   const bool integers = x.act == ActPrecision::kInt8 && IntegerScales(format.id);
   const IntegerIsa::Many many = isa.many[precision][integers ? 1 : 0][format.group_cols == 16 ? 1 : 0];
-  auto* const panel = reinterpret_cast<PanelTile*>(panels);
+  auto* const panel = reinterpret_cast<PanelTile*>(scratch.panels);
+  const uint8_t* ahead = next.begin;
+  const int64_t panels = portable::CeilDiv(col_tiles, kPanelColTiles);
+  const int64_t share = portable::CeilDiv((next.end - next.begin) / kLineBytes + 1, panels * x.n_blocks) * kLineBytes;
   for (int64_t col = 0; col < col_tiles; col += kPanelColTiles) {
     const int64_t n = std::min(kPanelColTiles, col_tiles - col);
+    const bool last = col + n == col_tiles;
     for (int64_t i = 0; i < tiles; ++i) {
       isa.unpack[precision][format_index](w.tile(first + i, col), n, panel + i * kPanelColTiles);
     }
-    float* block_c = c;
+    int64_t token = 0;
     for (int64_t b = 0; b < x.n_blocks; ++b) {
+      const ActBlock& block = x.blocks[b];
+      // Sums that are begun and ended by one panel need not be kept.
+      float* const c = scratch.c + (col_tiles > kPanelColTiles ? token * kGroupRows : 0);
       for (int64_t i = 0; i < tiles; ++i) {
-        many(panel + i * kPanelColTiles, col, n, x.blocks[b], block_c + i * kTileRows, kGroupRows);
+        many(panel + i * kPanelColTiles, col, n, block, c + i * kTileRows, kGroupRows);
       }
-      block_c += x.blocks[b].tokens * kGroupRows;
+      ahead = Prefetch(ahead, std::min(next.end, ahead + share));
+      if (last) {
+        Finish(isa, w, first, tiles, block, c);
+        sink(token, block.tokens, c);
+      }
+      token += block.tokens;
     }
   }
-  Finish(w, first, tiles, x, c);
 }
 
 absl::Status Multiply(const IntegerIsa& isa, const MatrixView& w, const Operand& x, float* y, int64_t y_stride,
@@ -108,21 +125,24 @@ absl::Status Multiply(const IntegerIsa& isa, const MatrixView& w, const Operand&
   context.Run(
       portable::CeilDiv(row_tiles, per_task),
       [&](int64_t task, int thread) {
-        const ThreadScratch scratch = team.Of(thread);
         const int64_t first = task * per_task;
         const int64_t tiles = std::min(per_task, row_tiles - first);
         const int64_t row = first * kTileRows;
         const int64_t rows = std::min(tiles * kTileRows, w.shape.rows - row);
-        MultiplyRowTiles(isa, w, first, tiles, x, scratch.panels, scratch.c);
-        for (int64_t t = 0; t < x.tokens; ++t) {
-          float* const out = y + t * y_stride + row;
-          const float* const in = scratch.c + t * kGroupRows;
-          if (accumulate) {
-            for (int64_t r = 0; r < rows; ++r) out[r] += in[r];
-          } else {
-            std::copy(in, in + rows, out);
+        const auto store = [&](int64_t token, int64_t n, const float* c) {
+          for (int64_t t = 0; t < n; ++t, c += kGroupRows) {
+            float* const out = y + (token + t) * y_stride + row;
+            if (accumulate) {
+              for (int64_t r = 0; r < rows; ++r) out[r] += c[r];
+            } else {
+              std::copy_n(c, rows, out);
+            }
           }
-        }
+        };
+        // Tasks are taken in order, so that this one's thread takes about that one next.
+        const int64_t next = std::min(first + per_task * context.threads(), row_tiles);
+        const Upcoming upcoming(w, next, std::min(per_task, row_tiles - next));
+        MultiplyRowTiles(isa, w, first, tiles, x, team.Of(thread), upcoming, store);
       },
       portable::WorthThreads(w.shape.rows * w.shape.cols * x.tokens));
   return absl::OkStatus();

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "absl/functional/function_ref.h"
 #include "kernels/quantized/operand.h"
 
 namespace kompakt::quantized {
@@ -17,8 +18,8 @@ inline constexpr int64_t kPanelColTiles = 64;
 // Scratch of one thread. Panels hold PanelTile or, for products in F32, the panels of kernels/portable.
 struct ThreadScratch {
   uint8_t* panels = nullptr;
-  float* c = nullptr;   // [tokens][kGroupRows]
-  float* c2 = nullptr;  // likewise
+  float* c = nullptr;      // [tokens][kGroupRows]: sums of MultiplyRowTiles
+  float* spare = nullptr;  // likewise, for its caller
 };
 
 class TeamScratch {
@@ -33,10 +34,26 @@ class TeamScratch {
   int64_t bytes_ = 0;  // per thread
 };
 
-// c[t][(tile - first) * 16 + r] = x[t] . row r of the tile, for tiles [first, first + tiles), tiles <= kGroupTiles, and
-// all tokens of the operand; c is kGroupRows wide. Rows past the edge of the matrix give values nobody may read.
+// Called with the products of tokens [first, first + tokens), which it may change: c[i][(tile - first tile) * 16 + r]
+// of token first + i, kGroupRows apart. Rows past the edge of the matrix hold values nobody may read.
+using BlockSink = absl::FunctionRef<void(int64_t first, int64_t tokens, float* c)>;
+
+// Weights that the caller will multiply next. They are asked for bit by bit while something else is multiplied, so that
+// memory is read while the cores compute.
+struct Upcoming {
+  const uint8_t* begin = nullptr;
+  const uint8_t* end = nullptr;
+
+  Upcoming() = default;
+  // Row tiles [first, first + tiles) of w.
+  Upcoming(const MatrixView& w, int64_t first, int64_t tiles)
+      : begin(w.tile(first, 0)), end(begin + static_cast<uint64_t>(tiles) * w.layout.row_tile_bytes(*w.format)) {}
+};
+
+// x[t] . row r for rows of tiles [first, first + tiles), tiles <= kGroupTiles, and all tokens of the operand, handed
+// over block by block in ascending order while they are in the cache.
 void MultiplyRowTiles(const IntegerIsa& isa, const MatrixView& w, int64_t first, int64_t tiles, const Operand& x,
-                      uint8_t* panels, float* c);
+                      const ThreadScratch& scratch, const Upcoming& next, BlockSink sink);
 
 // y = x W^T or y += x W^T for all rows of w. y: [tokens, rows], y_stride apart.
 absl::Status Multiply(const IntegerIsa& isa, const MatrixView& w, const Operand& x, float* y, int64_t y_stride,

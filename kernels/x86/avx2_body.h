@@ -85,6 +85,15 @@ KOMPAKT_INLINE __m256i LowBits(__m256i line, int bits) {
   return _mm256_and_si256(line, _mm256_set1_epi8(static_cast<char>((1 << bits) - 1)));
 }
 
+// Asks for what lies kPrefetchBytes further on.
+template <uint64_t kTileBytes>
+KOMPAKT_INLINE void Prefetch(const uint8_t* tile) {
+#pragma GCC unroll 9
+  for (uint64_t b = 0; b < kTileBytes; b += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(tile + kPrefetchBytes + b), _MM_HINT_T0);
+  }
+}
+
 // How a format's tile becomes bytes and scales.
 template <const TableSpec& kSpec>
 struct TableCodes {
@@ -271,10 +280,7 @@ KOMPAKT_INLINE void FewTokens(const uint8_t* tiles, int64_t col_tiles, const Act
 #pragma GCC unroll 4
   for (int t = 0; t < kTokens; ++t) acc[0][t] = acc[1][t] = _mm256_setzero_ps();
   for (int64_t i = 0; i < col_tiles; ++i, tile += Codes::kTileBytes, group += kTokens) {
-#pragma GCC unroll 9
-    for (uint64_t b = 0; b < Codes::kTileBytes; b += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(tile + kPrefetchBytes + b), _MM_HINT_T0);
-    }
+    Prefetch<Codes::kTileBytes>(tile);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       Scales s;
@@ -344,6 +350,7 @@ template <class Codes, int kPlanes>
 KOMPAKT_TARGET void Unpack(const uint8_t* tile, int64_t col_tiles, PanelTile* panel) {
   constexpr int kGroups = Codes::kGroups;
   for (int64_t i = 0; i < col_tiles; ++i, tile += Codes::kTileBytes, ++panel) {
+    Prefetch<Codes::kTileBytes>(tile);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       Scales s;
@@ -453,6 +460,16 @@ void Many(const PanelTile* panel, int64_t first, int64_t col_tiles, const ActBlo
   }
 }
 
+KOMPAKT_TARGET void Finish(const float* factors, const ActBlock& x, float* acc, int64_t acc_stride) {
+  for (int64_t t = 0; t < x.tokens; ++t, acc += acc_stride) {
+    for (int half = 0; half < 2; ++half) {
+      float* const a = acc + half * kHalfRows;
+      const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(a), _mm256_loadu_ps(factors + half * kHalfRows));
+      _mm256_storeu_ps(a, _mm256_mul_ps(scaled, _mm256_set1_ps(x.scales[t])));
+    }
+  }
+}
+
 KOMPAKT_INLINE __m256i Magnitude(__m256 x) {
   return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
 }
@@ -552,6 +569,7 @@ constexpr quantized::IntegerIsa MakeIsa(absl::string_view name, bool (*available
   isa.available = available;
   isa.quantize[0] = Quantize<1>;
   isa.quantize[1] = Quantize<2>;
+  isa.finish = Finish;
   AddFormat<TableCodes<kQ3G16>>(isa);
   AddFormat<TableCodes<kQ3G32>>(isa);
   AddFormat<TableCodes<kQ4G16>>(isa);

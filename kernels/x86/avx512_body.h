@@ -100,6 +100,15 @@ KOMPAKT_INLINE __m512i PlaneLine(const uint8_t* plane, int j) {
                    : _mm512_slli_epi16(line, static_cast<unsigned>(-shift));
 }
 
+// Asks for what lies kPrefetchBytes further on.
+template <uint64_t kTileBytes>
+KOMPAKT_INLINE void Prefetch(const uint8_t* tile) {
+#pragma GCC unroll 9
+  for (uint64_t b = 0; b < kTileBytes; b += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(tile + kPrefetchBytes + b), _MM_HINT_T0);
+  }
+}
+
 // How a format's tile becomes bytes and scales.
 template <const TableSpec& kSpec>
 struct TableCodes {
@@ -246,10 +255,7 @@ KOMPAKT_INLINE void FewTokens(const uint8_t* tiles, int64_t col_tiles, const Act
 #pragma GCC unroll 4
   for (int t = 0; t < kTokens; ++t) acc[t] = _mm512_setzero_ps();
   for (int64_t i = 0; i < col_tiles; ++i, tile += Codes::kTileBytes, group += kTokens) {
-#pragma GCC unroll 9
-    for (uint64_t b = 0; b < Codes::kTileBytes; b += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(tile + kPrefetchBytes + b), _MM_HINT_T0);
-    }
+    Prefetch<Codes::kTileBytes>(tile);
     Scales s;
     Codes::LoadScales(tile, s);
     if constexpr (Codes::kIntScales && !kInt) {
@@ -312,6 +318,7 @@ template <class Codes, int kPlanes>
 KOMPAKT_TARGET void Unpack(const uint8_t* tile, int64_t col_tiles, PanelTile* panel) {
   constexpr int kGroups = Codes::kGroups;
   for (int64_t i = 0; i < col_tiles; ++i, tile += Codes::kTileBytes, ++panel) {
+    Prefetch<Codes::kTileBytes>(tile);
     Scales s;
     Codes::LoadScales(tile, s);
 #pragma GCC unroll 2
@@ -409,6 +416,13 @@ void Many(const PanelTile* panel, int64_t first, int64_t col_tiles, const ActBlo
   kTable[x.tokens - 5](panel, first, col_tiles, x, c, c_stride);
 }
 
+KOMPAKT_TARGET void Finish(const float* factors, const ActBlock& x, float* acc, int64_t acc_stride) {
+  const __m512 f = _mm512_loadu_ps(factors);
+  for (int64_t t = 0; t < x.tokens; ++t, acc += acc_stride) {
+    _mm512_storeu_ps(acc, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(acc), f), _mm512_set1_ps(x.scales[t])));
+  }
+}
+
 // Codes of 16 values as int32 into the planes of a group; returns their sum.
 template <int kPlanes>
 KOMPAKT_INLINE int32_t StoreCodes(__m512i codes, int8_t* to) {
@@ -472,6 +486,7 @@ constexpr quantized::IntegerIsa MakeIsa(absl::string_view name, bool (*available
   isa.available = available;
   isa.quantize[0] = Quantize<1>;
   isa.quantize[1] = Quantize<2>;
+  isa.finish = Finish;
   AddFormat<TableCodes<kQ3G16>>(isa);
   AddFormat<TableCodes<kQ3G32>>(isa);
   AddFormat<TableCodes<kQ4G16>>(isa);
