@@ -27,6 +27,19 @@ struct PanelProduct {
   bool accumulate = false;
 };
 
+// Row tiles of a matrix with few tokens, straight from the bytes of their tiles: the bits that decoding and multiplying
+// would give.
+struct DirectProduct {
+  const MatrixView* w = nullptr;
+  int64_t first = 0;  // row tile
+  int64_t tiles = 0;
+  const float* const* a = nullptr;  // [tokens] rows of w->shape.cols values
+  int64_t tokens = 0;               // at most kDirectTokens
+  float* c = nullptr;               // [tokens, tiles * 16]
+  int64_t c_stride = 0;
+};
+inline constexpr int64_t kDirectTokens = 2;
+
 // The loops above, compiled for one instruction set.
 struct PanelIsa {
   absl::string_view name;
@@ -35,6 +48,8 @@ struct PanelIsa {
   // One tile as a panel [32][16]: the values of decode_tile, transposed; only the sign of a zero may differ. Indexed by
   // FormatId; null: decode_tile is used.
   void (*const* decode)(const uint8_t* tile, const float* side, float* panel);
+  // Indexed by FormatId; null: there is only the way over a panel.
+  void (*const* direct)(const DirectProduct& p);
   // b[j][i] = a[i][j] for a block of rows x cols values, both multiples of 4.
   void (*transpose)(const float* a, int64_t a_stride, int64_t rows, int64_t cols, float* b, int64_t b_stride);
   // gate <- silu(gate) * up, n a multiple of 16.

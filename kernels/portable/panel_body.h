@@ -302,6 +302,139 @@ KOMPAKT_PANEL_INLINE void DecodeNvfp4(const uint8_t* tile, const float* side, fl
   }
 }
 
+// ---- products straight from the tiles ----
+//
+// A format is read in lines of 64 bytes, kColumns columns of 16 rows; kLanes rows of a line become kColumns vectors,
+// with the operations of the decoders above.
+
+template <int kLanes>
+struct F32Lines {
+  using F = typename Lanes<kLanes>::F;
+  static constexpr int kColumns = 1;
+  KOMPAKT_PANEL_INLINE static void Decode(const uint8_t* words, const float* /*side*/, F* w) { Load(w[0], words); }
+};
+
+template <int kLanes>
+struct Bf16Lines {
+  using F = typename Lanes<kLanes>::F;
+  using U = typename Lanes<kLanes>::U;
+  static constexpr int kColumns = 2;
+  KOMPAKT_PANEL_INLINE static void Decode(const uint8_t* words, const float* /*side*/, F* w) {
+    U word;
+    Load(word, words);
+    const U even = word << 16;
+    const U odd = word & 0xffff0000u;
+    w[0] = reinterpret_cast<F>(even);
+    w[1] = reinterpret_cast<F>(odd);
+  }
+};
+
+template <int kLanes>
+struct F16Lines {
+  using F = typename Lanes<kLanes>::F;
+  using U = typename Lanes<kLanes>::U;
+  static constexpr int kColumns = 2;
+  KOMPAKT_PANEL_INLINE static void Decode(const uint8_t* words, const float* /*side*/, F* w) {
+    U word;
+    Load(word, words);
+    U even;
+    U odd;
+    F16ToF32<kLanes>(word & 0xffffu, even);
+    F16ToF32<kLanes>(word >> 16, odd);
+    w[0] = reinterpret_cast<F>(even);
+    w[1] = reinterpret_cast<F>(odd);
+  }
+};
+
+template <int kLanes>
+struct Fp8Lines {
+  using F = typename Lanes<kLanes>::F;
+  using I = typename Lanes<kLanes>::I;
+  static constexpr int kColumns = 4;
+  // The fields of E4M3 moved into those of F32 are 2^-120 times its value, subnormals included; code 0x7f is NaN.
+  KOMPAKT_PANEL_INLINE static void Decode(const uint8_t* words, const float* side, F* w) {
+    constexpr auto kFields = static_cast<int32_t>(0x87f00000u);
+    const float scale = *side;
+    I word;
+    Load(word, words);
+    for (int byte = 0; byte < 4; ++byte) {
+      const I bits = ((word << (24 - 8 * byte)) >> 4) & kFields;
+      F value = reinterpret_cast<F>(bits) * 0x1p120f;
+      value = (bits & 0x07f00000) == 0x07f00000 ? F{} + __builtin_nanf("") : value;
+      w[byte] = value * scale;
+    }
+  }
+};
+
+// One tile of each of kTiles row tiles, `columns` columns of it, added to sum[token][row tile][part].
+template <int kLanes, template <int> class Lines, int kTokens, int kTiles, typename F, int kParts>
+KOMPAKT_PANEL_INLINE void AddDirect(const uint8_t* const* tiles, const float* const* side, const float* const* a,
+                                    int64_t columns, F (&sum)[kTokens][kTiles][kParts]) {
+  constexpr int kColumns = Lines<kLanes>::kColumns;
+  constexpr int64_t kLineBytes = kTileRows * 4;
+  constexpr int64_t kPrefetchBytes = 2048;
+  for (int64_t k = 0; k < columns; k += kColumns) {
+    for (int i = 0; i < kTiles; ++i) {
+      const uint8_t* const line = tiles[i] + k / kColumns * kLineBytes;
+      __builtin_prefetch(line + kPrefetchBytes, 0, 3);
+      for (int j = 0; j < kParts; ++j) {
+        F w[kColumns];
+        Lines<kLanes>::Decode(line + j * kLanes * 4, side[i], w);
+        for (int n = 0; n < kColumns; ++n) {
+          // Columns past the edge have no activation, and adding zero would make 0 of -0.
+          if (k + n >= columns) break;
+          for (int t = 0; t < kTokens; ++t) sum[t][i][j] += w[n] * a[t][k + n];
+        }
+      }
+    }
+  }
+}
+
+template <int kLanes, template <int> class Lines, int kTokens, int kTiles>
+KOMPAKT_PANEL_INLINE void DirectTiles(const DirectProduct& p, int64_t tile) {
+  using F = typename Lanes<kLanes>::F;
+  constexpr int kParts = static_cast<int>(kTileRows) / kLanes;
+  const MatrixView& m = *p.w;
+  const uint8_t* tiles[kTiles];
+  const float* side[kTiles];
+  const float* a[kTokens];
+  for (int i = 0; i < kTiles; ++i) tiles[i] = m.tile(p.first + tile + i, 0);
+  for (int t = 0; t < kTokens; ++t) a[t] = p.a[t];
+  F sum[kTokens][kTiles][kParts] = {};
+  for (int64_t col_tile = 0; col_tile < m.layout.col_tiles; ++col_tile) {
+    for (int i = 0; i < kTiles; ++i) side[i] = m.side(p.first + tile + i, col_tile);
+    const int64_t columns = m.shape.cols - col_tile * kTileCols;
+    if (columns >= kTileCols) {
+      AddDirect<kLanes, Lines, kTokens, kTiles>(tiles, side, a, kTileCols, sum);
+    } else {
+      AddDirect<kLanes, Lines, kTokens, kTiles>(tiles, side, a, columns, sum);
+    }
+    for (int i = 0; i < kTiles; ++i) tiles[i] += m.format->tile_bytes;
+    for (int t = 0; t < kTokens; ++t) a[t] += kTileCols;
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    for (int i = 0; i < kTiles; ++i) {
+      for (int j = 0; j < kParts; ++j) {
+        Store(p.c + t * p.c_stride + (tile + i) * kTileRows + j * kLanes, sum[t][i][j]);
+      }
+    }
+  }
+}
+
+template <int kLanes, template <int> class Lines, int kTokens>
+KOMPAKT_PANEL_INLINE void DirectTokens(const DirectProduct& p) {
+  constexpr int kTiles = (kLanes == 4 ? 2 : 4) / kTokens;
+  int64_t tile = 0;
+  for (; tile + kTiles <= p.tiles; tile += kTiles) DirectTiles<kLanes, Lines, kTokens, kTiles>(p, tile);
+  for (; tile < p.tiles; ++tile) DirectTiles<kLanes, Lines, kTokens, 1>(p, tile);
+}
+
+template <int kLanes, template <int> class Lines>
+KOMPAKT_PANEL_INLINE void Direct(const DirectProduct& p) {
+  static_assert(kDirectTokens == 2);
+  p.tokens == 1 ? DirectTokens<kLanes, Lines, 1>(p) : DirectTokens<kLanes, Lines, 2>(p);
+}
+
 // ---- attention and activation ----
 
 KOMPAKT_PANEL_INLINE void TransposeBody(const float* a, int64_t a_stride, int64_t rows, int64_t cols, float* b,

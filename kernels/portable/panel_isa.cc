@@ -11,6 +11,8 @@ namespace {
 
 using DecodeFn = void (*)(const uint8_t* tile, const float* side, float* panel);
 
+using DirectFn = void (*)(const DirectProduct& p);
+
 // One instruction set: NAME##Multiply and so on, with the target attribute that is given.
 #define KOMPAKT_PANEL_ISA(NAME, LANES, TARGET)                                                                         \
   TARGET void NAME##Multiply(const PanelProduct& p) { MultiplyPanels<LANES>(p); }                                      \
@@ -30,6 +32,12 @@ using DecodeFn = void (*)(const uint8_t* tile, const float* side, float* panel);
     DecodeNvfp4<LANES>(tile, side, panel);                                                                             \
   }                                                                                                                    \
   TARGET void NAME##Q8(const uint8_t* tile, const float* side, float* panel) { DecodeQ8<LANES>(tile, side, panel); }   \
+  TARGET void NAME##DirectF32(const DirectProduct& p) { Direct<LANES, F32Lines>(p); }                                  \
+  TARGET void NAME##DirectF16(const DirectProduct& p) { Direct<LANES, F16Lines>(p); }                                  \
+  TARGET void NAME##DirectBf16(const DirectProduct& p) { Direct<LANES, Bf16Lines>(p); }                                \
+  TARGET void NAME##DirectFp8(const DirectProduct& p) { Direct<LANES, Fp8Lines>(p); }                                  \
+  constexpr std::array<DirectFn, 14> k##NAME##Direct = {NAME##DirectF32, NAME##DirectF16, NAME##DirectBf16,            \
+                                                        NAME##DirectFp8};                                              \
   TARGET void NAME##Transpose(const float* a, int64_t a_stride, int64_t rows, int64_t cols, float* b,                  \
                               int64_t b_stride) {                                                                      \
     TransposeBody(a, a_stride, rows, cols, b, b_stride);                                                               \
@@ -43,7 +51,8 @@ using DecodeFn = void (*)(const uint8_t* tile, const float* side, float* panel);
 #define KOMPAKT_PANEL_ROW(NAME, LABEL, AVAILABLE)                                                                    \
   {                                                                                                                  \
     .name = LABEL, .available = AVAILABLE, .multiply = NAME##Multiply, .decode = k##NAME##Decode.data(),             \
-    .transpose = NAME##Transpose, .silu_times = NAME##SiluTimes, .exp = NAME##Exp, .softmax_step = NAME##SoftmaxStep \
+    .direct = k##NAME##Direct.data(), .transpose = NAME##Transpose, .silu_times = NAME##SiluTimes, .exp = NAME##Exp, \
+    .softmax_step = NAME##SoftmaxStep                                                                                \
   }
 
 KOMPAKT_PANEL_ISA(Baseline, 4, )
@@ -66,6 +75,7 @@ constexpr std::array<DecodeFn, 14> kAvx512Decode = {
 
 // The arrays above are in the order of FormatId.
 static_assert(static_cast<int>(FormatId::kQ4G16) == 7 && static_cast<int>(FormatId::kFp8B128) == 3 &&
+              static_cast<int>(FormatId::kF16) == 1 && static_cast<int>(FormatId::kBf16) == 2 &&
               static_cast<int>(FormatId::kNvfp4) == 9 && static_cast<int>(FormatId::kQ3G16) == 13);
 
 }  // namespace

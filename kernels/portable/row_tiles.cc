@@ -13,6 +13,10 @@ constexpr int64_t kTokenBlock = 64;
 
 void MultiplyRowTiles(const PanelIsa& isa, const MatrixView& w, int64_t first, int64_t tiles, const float* const* x,
                       int64_t tokens, float* panel, float* c, int64_t c_stride) {
+  if (const auto direct = isa.direct[static_cast<size_t>(w.format->id)]; direct != nullptr && tokens <= kDirectTokens) {
+    direct({.w = &w, .first = first, .tiles = tiles, .a = x, .tokens = tokens, .c = c, .c_stride = c_stride});
+    return;
+  }
   constexpr int64_t kTileStride = kPanelColTiles * kTileElements;
   for (int64_t col_tile = 0; col_tile < w.layout.col_tiles; col_tile += kPanelColTiles) {
     const int64_t col_tiles = std::min(kPanelColTiles, w.layout.col_tiles - col_tile);
