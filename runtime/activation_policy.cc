@@ -16,19 +16,16 @@ bool IsIndexer(TensorRole role) {
   return role == TensorRole::kIndexQB || role == TensorRole::kIndexK || role == TensorRole::kIndexWeights;
 }
 
+// Routed experts are most of a prompt's work, and the least sensitive; what kInt16 costs everywhere else is hidden
+// behind the memory when decoding (docs/benchmarks.md, "Activations").
 ActPrecision AutoOf(TensorRole role) {
   switch (role) {
-    case TensorRole::kLmHead:
-    case TensorRole::kQAProj:
-    case TensorRole::kQBProj:
-    case TensorRole::kKvAProj:
-    case TensorRole::kKvBProj:
-    case TensorRole::kSharedGate:
-    case TensorRole::kSharedUp:
-    case TensorRole::kSharedDown:
-      return ActPrecision::kInt16;
-    default:
+    case TensorRole::kExpertGate:
+    case TensorRole::kExpertUp:
+    case TensorRole::kExpertDown:
       return ActPrecision::kInt8;
+    default:
+      return ActPrecision::kInt16;
   }
 }
 
