@@ -1,5 +1,6 @@
 #include "format/block_bf16.h"
 
+#include "format/block_format.h"
 #include "format/float_formats.h"
 #include "format/half_tile.h"
 #include "format/word_transpose.h"

@@ -1,7 +1,7 @@
 // bf16: plain bfloat16, 16 bits per weight, in the tile of half_tile.h. Exact for BF16 sources.
 #pragma once
 
-#include "format/block_format.h"
+#include "format/format_id.h"
 
 namespace kompakt {
 

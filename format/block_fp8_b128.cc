@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstring>
 
+#include "format/block_format.h"
 #include "format/float_formats.h"
 #include "format/word_transpose.h"
 

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "format/block_format.h"
+#include "format/format_id.h"
 
 namespace kompakt {
 

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "format/block_format.h"
 #include "format/float_formats.h"
 
 namespace kompakt {

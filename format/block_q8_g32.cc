@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "format/block_format.h"
+
 namespace kompakt {
 namespace {
 

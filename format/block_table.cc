@@ -28,6 +28,7 @@ absl::Span<const BlockFormat> AllFormats() {
       kF32Format,   kF16Format,   kBf16Format,  kFp8B128Format, kInt4G32Format, kQ8G32Format, kQ4G32Format,
       kQ4G16Format, kMxfp4Format, kNvfp4Format, kQ6G32Format,   kQ5G32Format,   kQ3G32Format, kQ3G16Format,
   };
+  static_assert(kTable.size() == kFormatCount);
   return kTable;
 }
 

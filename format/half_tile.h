@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "format/block_format.h"
+#include "format/format_id.h"
 
 namespace kompakt {
 

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "format/block_format.h"
 #include "format/code_planes.h"
+#include "format/format_id.h"
 #include "format/word_transpose.h"
 
 namespace kompakt {

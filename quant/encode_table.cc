@@ -7,6 +7,7 @@
 #include "format/block_q4_g32.h"
 #include "format/block_q5_g32.h"
 #include "format/block_q6_g32.h"
+#include "format/table_format.h"
 
 namespace kompakt {
 namespace {

@@ -18,6 +18,7 @@
 #include "format/block_q6_g32.h"
 #include "format/block_q8_g32.h"
 #include "format/float_formats.h"
+#include "format/table_format.h"
 #include "gtest/gtest.h"
 
 namespace kompakt {
