@@ -9,11 +9,21 @@
 #include <cstdint>
 
 #include "kernels/cuda/elementwise_params.h"
+#include "kernels/cuda/ffn_params.h"
+#include "kernels/cuda/linear_params.h"
+#include "kernels/cuda/router_params.h"
 
 namespace kompakt {
 
 struct CudaKernels {
   int (*add)(const cuda::AddParams& p, void* stream);
+  int (*quantize)(const cuda::QuantizeParams& p, void* stream);
+  int (*embed)(const cuda::EmbedParams& p, void* stream);
+  int (*linear)(const cuda::LinearParams& p, void* stream);
+  int (*route)(const cuda::RouteParams& p, void* stream);
+  int (*ffn)(const cuda::FfnParams& p, void* stream);
+  int (*expert_ffn)(const cuda::ExpertFfnParams& p, void* stream);
+  int (*head)(const cuda::HeadParams& p, void* stream);
 };
 
 }  // namespace kompakt

@@ -188,6 +188,25 @@ KOMPAKT_DEVICE void MmaS8(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&
 #endif
 }
 
+// c += a b, int8 x int8 + int32, m16n8k16: the first halves of the operands of MmaS8.
+KOMPAKT_DEVICE void MmaS8Half(int (&c)[4], const uint32_t (&a)[2], uint32_t b KOMPAKT_SITE) {
+#if KOMPAKT_CUDA_SIM
+  const uint32_t wide_a[4] = {a[0], a[1], 0, 0};
+  const uint32_t wide_b[2] = {b, 0};
+  detail::MmaIo io{wide_a, wide_b, c};
+  WarpOperation(
+      "mma.m16n8k16.s8", kFullWarp, &io,
+      [](void* const* lanes, uint32_t) {
+        detail::Mma<int, 4>(lanes, [](uint32_t r, unsigned i) { return int{static_cast<int8_t>(r >> (8 * i))}; });
+      },
+      site);
+#else
+  asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b));
+#endif
+}
+
 // ---- Shared memory.
 
 #if !KOMPAKT_CUDA_SIM
