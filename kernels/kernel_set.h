@@ -136,13 +136,6 @@ struct MlaParams {
   ActPrecision act = ActPrecision::kF32;  // of what kv_b multiplies
 };
 
-// The keys of an indexer, one row per token; does not own its memory.
-struct IndexCache {
-  int64_t dim = 0;
-  int64_t capacity = 0;   // rows
-  float* keys = nullptr;  // [capacity, dim]
-};
-
 // Appends T rows to the key cache of an indexer: LayerNorm, then RoPE of the first `rope_dim` values.
 struct IndexAppendParams {
   const float* a = nullptr;     // [T, dim]: output of wk

@@ -15,20 +15,17 @@ absl::Status GatherAndAttend(const MlaSparseParams& p, absl::Status (*mla_decode
   Workspace::Scope scope(*context.workspace);
   const auto row_floats = static_cast<int64_t>(cache.row_bytes() / sizeof(float));
   KOMPAKT_ASSIGN_OR_RETURN(float* const gathered, context.workspace->Floats(p.selected * row_floats));
-  KOMPAKT_ASSIGN_OR_RETURN(float* const rows, context.workspace->Floats(context.threads() * cache.width()));
-  const LatentCache small{
-      .rank = cache.rank, .rope = cache.rope, .capacity = p.selected, .data = reinterpret_cast<uint8_t*>(gathered)};
+  LatentCache small = cache;
+  small.capacity = p.selected;
+  small.data = reinterpret_cast<uint8_t*>(gathered);
   MlaParams one = p.mla;
   one.tokens = 1;
   one.position = p.selected - 1;
   one.cache = small;
   for (int64_t t = 0; t < p.mla.tokens; ++t) {
     const int32_t* const ids = p.ids + t * p.selected;
-    context.RunPieces(p.selected, kRowsPerTask, [&](int64_t begin, int64_t end, int thread) {
-      float* const scratch = rows + thread * cache.width();
-      for (int64_t j = begin; j < end; ++j) {
-        StoreLatentRow(small, j, LatentRows(cache, ids[j], ids[j] + 1, scratch));
-      }
+    context.RunPieces(p.selected, kRowsPerTask, [&](int64_t begin, int64_t end, int) {
+      for (int64_t j = begin; j < end; ++j) CopyLatentRow(cache, ids[j], small, j);
     });
     one.q = p.mla.q + t * p.mla.heads * (p.mla.nope_dim + p.mla.rope_dim);
     one.y = p.mla.y + t * p.mla.heads * p.mla.value_dim;

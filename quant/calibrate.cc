@@ -124,8 +124,8 @@ class CalibrationPass {
     cache_.latent.data = latent_.data();
     cache_.index = {.dim = arch.indexer().index_head_dim(), .capacity = context};
     KOMPAKT_ASSIGN_OR_RETURN(
-        keys_, AlignedBuffer::Create(static_cast<uint64_t>(context * cache_.index.dim) * sizeof(float), "index cache"));
-    cache_.index.keys = reinterpret_cast<float*>(keys_.data());
+        keys_, AlignedBuffer::Create(static_cast<uint64_t>(context) * cache_.index.row_bytes(), "index cache"));
+    cache_.index.data = keys_.data();
     KOMPAKT_ASSIGN_OR_RETURN(a_, Activations::Create(arch, context, std::min(context, kChunkTokens)));
     return absl::OkStatus();
   }
@@ -307,7 +307,7 @@ CalibrationMemory CalibrationMemoryOf(const Model& model, const CalibrationChunk
   memory.statistics_bytes += results + rows.size() * 2 * sizeof(CalibrationRow);
   // A session's for one chunk bounds activations, kernels and the cache of all layers; the taken-apart FFN holds gate
   // and up at once, and the tokens of one expert twice. An MTP layer has activations of its own.
-  const Footprint session = FootprintOf(arch, context, model.options().threads);
+  const Footprint session = FootprintOf(arch, context, model.options().threads, CacheFormat::kF32);
   const int64_t inter = std::max({arch.intermediate_size(), arch.moe().moe_intermediate_size(),
                                   arch.moe().n_shared_experts() * arch.moe().moe_intermediate_size()});
   const int64_t latent = arch.mla().kv_lora_rank() + arch.mla().qk_rope_head_dim() + arch.indexer().index_head_dim();

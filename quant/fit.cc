@@ -99,7 +99,7 @@ absl::StatusOr<uint64_t> FileBytes(const TensorSource& source, const QuantRecipe
 absl::StatusOr<FitResult> FitRecipe(const TensorSource& source, const FitRequest& request) {
   const ArchSpec& arch = source.schema().arch();
   FitResult result;
-  result.footprint = FootprintOf(arch, request.context, request.threads);
+  result.footprint = FootprintOf(arch, request.context, request.threads, request.cache_format);
   const auto fits = [&](uint64_t file_bytes) {
     return result.footprint.total() <= request.budget_bytes &&
            file_bytes <= request.budget_bytes - result.footprint.total();

@@ -19,8 +19,9 @@ namespace kompakt {
 
 struct FitRequest {
   uint64_t budget_bytes = 0;
-  int64_t context = 4096;                  // tokens of the KV cache
-  int threads = 1;                         // of the program that will run the file
+  int64_t context = 4096;  // tokens of the KV cache
+  int threads = 1;         // of the program that will run the file
+  CacheFormat cache_format = CacheFormat::kF32;
   const Importance* importance = nullptr;  // of the conversion: its checksum is in the file
   std::vector<std::string> overrides;      // --tensor PATTERN=FORMAT: hold on every step
   // What the recipe says besides: its text is in the file too.

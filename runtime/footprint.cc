@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "format/arch_spec.h"
-#include "kernels/latent_cache.h"
 #include "runtime/layer.h"
 
 namespace kompakt {
@@ -42,7 +41,7 @@ int64_t AbsorbedFloats(const MlaSpec& mla, int64_t context) {
 int64_t IndexedFloats(const ArchSpec& arch, int64_t context, int threads) {
   if (arch.attention() != ATTENTION_MLA_INDEXED || arch.indexer().index_topk() >= context) return 0;
   const int64_t select = std::max<int64_t>(kTasksTokens, threads) * 2 * (context + kBlockRows) +
-                         threads * kBlockRows * (arch.indexer().index_head_dim() + 16);
+                         threads * kBlockRows * (2 * arch.indexer().index_head_dim() + 16);
   const int64_t width = arch.mla().kv_lora_rank() + arch.mla().qk_rope_head_dim();
   const int64_t top_k = arch.indexer().index_topk();
   return std::max(select, (top_k + threads) * width + AbsorbedFloats(arch.mla(), top_k));
@@ -57,16 +56,21 @@ int64_t PerThreadFloats(const MlaSpec& mla, int64_t tokens) {
 
 }  // namespace
 
-Footprint FootprintOf(const ArchSpec& arch, int64_t context, int threads) {
+uint64_t CacheBytesPerToken(const ArchSpec& arch, CacheFormat format) {
+  const MlaSpec& mla = arch.mla();
+  uint64_t bytes = 0;
+  for (int64_t layer = 0; layer < arch.num_hidden_layers(); ++layer) {
+    bytes += LatentCache::LatentRowBytes(mla.kv_lora_rank(), mla.qk_rope_head_dim(), format);
+    if (HasIndexer(arch, layer)) bytes += IndexCache::IndexRowBytes(arch.indexer().index_head_dim(), format);
+  }
+  return bytes;
+}
+
+Footprint FootprintOf(const ArchSpec& arch, int64_t context, int threads, CacheFormat format) {
   const MlaSpec& mla = arch.mla();
   const int64_t tokens = std::min(context, kChunkTokens);
   Footprint footprint;
-  uint64_t row_bytes = 0;
-  for (int64_t layer = 0; layer < arch.num_hidden_layers(); ++layer) {
-    row_bytes += LatentCache::LatentRowBytes(mla.kv_lora_rank(), mla.qk_rope_head_dim());
-    if (HasIndexer(arch, layer)) row_bytes += static_cast<uint64_t>(arch.indexer().index_head_dim()) * sizeof(float);
-  }
-  footprint.cache_bytes = row_bytes * static_cast<uint64_t>(context);
+  footprint.cache_bytes = CacheBytesPerToken(arch, format) * static_cast<uint64_t>(context);
   const int64_t scratch =
       std::max({FfnFloats(arch, tokens), AbsorbedFloats(mla, context), IndexedFloats(arch, context, threads)}) +
       threads * PerThreadFloats(mla, tokens) + tokens * arch.moe().n_routed_experts() + arch.vocab_size();

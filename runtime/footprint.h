@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "format/arch_spec.pb.h"
+#include "kernels/latent_cache.h"
 
 namespace kompakt {
 
@@ -18,7 +19,10 @@ struct Footprint {
   uint64_t total() const { return cache_bytes + working_bytes; }
 };
 
+// What one token takes in the caches of all layers.
+uint64_t CacheBytesPerToken(const ArchSpec& arch, CacheFormat format);
+
 // For a timeline of `context` tokens on `threads` threads. `arch` must have passed ValidateArchSpec.
-Footprint FootprintOf(const ArchSpec& arch, int64_t context, int threads);
+Footprint FootprintOf(const ArchSpec& arch, int64_t context, int threads, CacheFormat format);
 
 }  // namespace kompakt

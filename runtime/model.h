@@ -19,6 +19,8 @@ struct ModelOptions {
   const KernelSet* kernels = nullptr;
   // How far a set that multiplies integers may round what matrices multiply. Default: not at all.
   ActivationPolicy act = {};
+  // How sessions keep the latent cache and the keys of indexers; F32 rounds nothing.
+  CacheFormat cache_format = CacheFormat::kF32;
 };
 
 class Model {

@@ -42,15 +42,16 @@ class MtpPass {
  private:
   absl::Status Allocate(int64_t chunk) {
     const ArchSpec& arch = binding_.arch;
-    cache_.latent = {.rank = arch.mla().kv_lora_rank(), .rope = arch.mla().qk_rope_head_dim(), .capacity = steps_};
+    const CacheFormat format = model_.options().cache_format;
+    cache_.latent = {
+        .rank = arch.mla().kv_lora_rank(), .rope = arch.mla().qk_rope_head_dim(), .capacity = steps_, .format = format};
     KOMPAKT_ASSIGN_OR_RETURN(latent_, AlignedBuffer::Create(static_cast<uint64_t>(steps_) * cache_.latent.row_bytes(),
                                                             "latent cache of the MTP layer"));
     cache_.latent.data = latent_.data();
-    cache_.index = {.dim = arch.indexer().index_head_dim(), .capacity = steps_};
-    KOMPAKT_ASSIGN_OR_RETURN(keys_,
-                             AlignedBuffer::Create(static_cast<uint64_t>(steps_ * cache_.index.dim) * sizeof(float),
-                                                   "index cache of the MTP layer"));
-    cache_.index.keys = reinterpret_cast<float*>(keys_.data());
+    cache_.index = {.dim = arch.indexer().index_head_dim(), .capacity = steps_, .format = format};
+    KOMPAKT_ASSIGN_OR_RETURN(keys_, AlignedBuffer::Create(static_cast<uint64_t>(steps_) * cache_.index.row_bytes(),
+                                                          "index cache of the MTP layer"));
+    cache_.index.data = keys_.data();
     KOMPAKT_ASSIGN_OR_RETURN(pair_, AlignedBuffer::Create(static_cast<uint64_t>(3 * chunk * width_) * sizeof(float),
                                                           "input of the MTP layer"));
     KOMPAKT_ASSIGN_OR_RETURN(a_, Activations::Create(arch, steps_, chunk));

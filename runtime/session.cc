@@ -61,11 +61,13 @@ class CpuSession : public Session {
   // `index_layer`: how many layers below have an indexer of their own.
   LayerCache CacheOf(int64_t layer, int64_t index_layer) const {
     const MlaSpec& mla = model_->arch().mla();
-    LatentCache latent{.rank = mla.kv_lora_rank(), .rope = mla.qk_rope_head_dim(), .capacity = max_tokens_};
+    const CacheFormat format = model_->options().cache_format;
+    LatentCache latent{
+        .rank = mla.kv_lora_rank(), .rope = mla.qk_rope_head_dim(), .capacity = max_tokens_, .format = format};
     latent.data = cache_.data() + static_cast<uint64_t>(layer * max_tokens_) * latent.row_bytes();
-    IndexCache index{.dim = model_->arch().indexer().index_head_dim(), .capacity = max_tokens_};
+    IndexCache index{.dim = model_->arch().indexer().index_head_dim(), .capacity = max_tokens_, .format = format};
     if (model_->binding().layers[static_cast<size_t>(layer)].has_indexer) {
-      index.keys = reinterpret_cast<float*>(index_cache_.data()) + index_layer * max_tokens_ * index.dim;
+      index.data = index_cache_.data() + static_cast<uint64_t>(index_layer * max_tokens_) * index.row_bytes();
     }
     return {latent, index};
   }
@@ -74,7 +76,7 @@ class CpuSession : public Session {
   int64_t max_tokens_;
   int64_t position_ = 0;
   AlignedBuffer cache_;        // [layer][max_tokens] rows
-  AlignedBuffer index_cache_;  // [layer with an indexer][max_tokens][index_head_dim] F32
+  AlignedBuffer index_cache_;  // [layer with an indexer][max_tokens] rows
   Activations activations_;
   Workspace workspace_;
   ThreadTeam team_;
@@ -234,10 +236,12 @@ absl::StatusOr<AlignedBuffer> CreateCache(absl::string_view what, uint64_t row_b
 absl::StatusOr<std::unique_ptr<Session>> Session::Create(std::shared_ptr<const Model> model, int64_t max_tokens) {
   if (max_tokens <= 0) return UsageError("max_tokens: expected a positive number, found ", max_tokens);
   const ArchSpec& arch = model->arch();
-  const uint64_t row_bytes = LatentCache::LatentRowBytes(arch.mla().kv_lora_rank(), arch.mla().qk_rope_head_dim());
+  const CacheFormat format = model->options().cache_format;
+  const uint64_t row_bytes =
+      LatentCache::LatentRowBytes(arch.mla().kv_lora_rank(), arch.mla().qk_rope_head_dim(), format);
   KOMPAKT_ASSIGN_OR_RETURN(AlignedBuffer cache,
                            CreateCache("latent cache", row_bytes, arch.num_hidden_layers(), max_tokens));
-  const uint64_t key_bytes = static_cast<uint64_t>(arch.indexer().index_head_dim()) * sizeof(float);
+  const uint64_t key_bytes = IndexCache::IndexRowBytes(arch.indexer().index_head_dim(), format);
   KOMPAKT_ASSIGN_OR_RETURN(AlignedBuffer index_cache,
                            CreateCache("index cache", key_bytes, model->binding().index_layers, max_tokens));
   KOMPAKT_ASSIGN_OR_RETURN(Activations activations,

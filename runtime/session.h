@@ -1,5 +1,5 @@
 // Session: one mutable timeline over a Model, with its latent KV cache (kv_lora_rank + rope values per token and
-// layer).
+// layer, in the ModelOptions' cache_format).
 #pragma once
 
 #include <cstdint>

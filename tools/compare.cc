@@ -83,11 +83,12 @@ class CompareVerb : public Verb {
         ->capture_default_str();
     DeclareRuntimeFlags(app, runtime_);
     DeclareActivationFlag(app, runtime_, "auto");
+    DeclareCacheFlag(app, runtime_.kv, "f32");
   }
 
   absl::StatusOr<ExitCode> Run() override {
     KOMPAKT_ASSIGN_OR_RETURN(packed_options_, ResolveRuntimeFlags(runtime_));
-    options_ = WithExactActivations(packed_options_);
+    options_ = WithoutRounding(packed_options_);
     KOMPAKT_ASSIGN_OR_RETURN(const double gate, ReadGate());
     KOMPAKT_ASSIGN_OR_RETURN(reference_, KernelSetByName("reference"));
     if (path_ != "fast" && path_ != "reference") {

@@ -26,6 +26,7 @@ class PerplexityVerb : public Verb {
         ->capture_default_str();
     DeclareRuntimeFlags(app, runtime_);
     DeclareActivationFlag(app, runtime_, "auto");
+    DeclareCacheFlag(app, runtime_.kv, "f32");
   }
 
   absl::StatusOr<ExitCode> Run() override {

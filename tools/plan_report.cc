@@ -17,6 +17,7 @@ namespace kompakt {
 namespace {
 
 struct PlanReport {
+  int64_t context = 0;  // tokens of the KV cache that is shown
   ConversionPlan plan;
   std::vector<PlannedFile> files;  // one, or one per volume
   ChosenRecipe recipe;
@@ -52,6 +53,13 @@ std::string InventoryText(const TensorSource& source) {
                       GroupedDigits(inventory.tensors), " tensors");
 }
 
+std::string CacheText(const ArchSpec& arch, int64_t context, CacheFormat format) {
+  const uint64_t token_bytes = CacheBytesPerToken(arch, format);
+  return absl::StrCat("KV cache    ", HumanBytes(token_bytes * static_cast<uint64_t>(context)), " for ",
+                      GroupedDigits(context), " tokens as ", CacheFormatName(format), ", ",
+                      GroupedDigits(static_cast<int64_t>(token_bytes)), " bytes per token\n");
+}
+
 std::string FitText(const ChosenRecipe& recipe) {
   const FitResult& fit = *recipe.fit;
   return absl::StrCat("fit         ", fit.chosen, "\n            ", HumanBytes(fit.file_bytes), " file + ",
@@ -83,6 +91,7 @@ absl::StatusOr<PlanReport> MakePlanReport(const TensorSource& source, const Reci
                                           const std::string& destination, int threads, const RamLimit& ram,
                                           const Importance* importance) {
   PlanReport report;
+  report.context = flags.context;
   report.ram = ram;
   KOMPAKT_ASSIGN_OR_RETURN(report.recipe, ChooseRecipe(flags, source, threads, importance));
   KOMPAKT_ASSIGN_OR_RETURN(report.plan, PlanConversion(source, report.recipe.recipe, threads, ram.bytes, importance));
@@ -124,6 +133,7 @@ std::string PlanText(const TensorSource& source, const PlanReport& report) {
                   plan.memory.workers == 1 ? " worker" : " workers", " (limit ", HumanBytes(report.ram.bytes), ": ",
                   report.ram.why, ")\ndisk        ", HumanBytes(plan.file_bytes),
                   " at the destination while converting and after\n");
+  absl::StrAppend(&text, CacheText(source.schema().arch(), report.context, report.recipe.cache_format));
   if (plan.scale_search != SearchEffort::kDefault) {
     absl::StrAppend(&text, "search      ", EffortName(plan.scale_search), " search for scales\n");
   }
@@ -175,6 +185,8 @@ nlohmann::ordered_json PlanJson(const TensorSource& source, const PlanReport& re
       {"error_feedback", report.recipe.recipe.error_feedback().value_or(0)},
       {"calibrated", plan.importance != nullptr},
       {"calibration", CalibrationJson(plan.importance)},
+      {"kv_format", std::string(CacheFormatName(report.recipe.cache_format))},
+      {"kv_bytes_per_token", CacheBytesPerToken(arch, report.recipe.cache_format)},
       {"lines", std::move(lines)},
       {"notices", source.notices()}};
   if (report.files.size() > 1) {

@@ -10,6 +10,7 @@
 #include "quant/feedback_plan.h"
 #include "tools/byte_size.h"
 #include "tools/model_input.h"
+#include "tools/runtime_flags.h"
 #include "tools/sensitivity_file.h"
 
 namespace kompakt {
@@ -69,7 +70,9 @@ void DeclareRecipeFlags(CLI::App& app, RecipeFlags& flags) {
                  "What `kompakt sensitivity` measured: error weights for --size and --bpw");
   app.add_option("--write-recipe", flags.write_recipe,
                  "Write the recipe to this file: --recipe FILE then does the same");
-  app.add_option("-c,--ctx-size", flags.context, "Tokens of the KV cache that --fit counts (default 4096)");
+  app.add_option("-c,--ctx-size", flags.context,
+                 "Tokens of the KV cache that plan shows and --fit counts (default 4096)");
+  DeclareCacheFlag(app, flags.kv, "bf16");
   app.add_option("--volume-size", flags.volume_size,
                  "Cut the file into volumes of at most, say, 40GiB: NAME-00001-of-000NN.kpk");
 }
@@ -85,6 +88,7 @@ absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const Tensor
   if (flags.context < 1 || flags.context > kMostContext) {
     return UsageError("-c: expected 1 to ", kMostContext, " tokens, found ", flags.context);
   }
+  KOMPAKT_ASSIGN_OR_RETURN(chosen.cache_format, ResolveCacheFlag(flags.kv));
   absl::optional<SearchEffort> scale_search;
   if (!flags.scale_search.empty()) {
     const absl::StatusOr<SearchEffort> effort = EffortFromName(flags.scale_search);
@@ -125,6 +129,7 @@ absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const Tensor
     const FitRequest request{.budget_bytes = chosen.fit_budget_bytes,
                              .context = flags.context,
                              .threads = threads,
+                             .cache_format = chosen.cache_format,
                              .importance = importance,
                              .overrides = flags.overrides,
                              .scale_search = scale_search,

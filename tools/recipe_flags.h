@@ -20,6 +20,7 @@ struct RecipeFlags {
   std::vector<std::string> overrides;
   std::string fit;           // an amount; empty: by --recipe
   int64_t context = 4096;    // -c: of the KV cache that --fit counts
+  std::string kv;            // --kv: its format
   std::string scale_search;  // empty: what the recipe says
   // "off" or a damping; empty: what the recipe says, else kDefaultDamping where the calibration has second moments
   std::string error_feedback;
@@ -30,12 +31,13 @@ struct RecipeFlags {
   std::string write_recipe;  // a file to write the recipe to
 };
 
-// Adds --recipe, --tensor, --scale-search, --error-feedback, --fit, -c, --volume-size, --size, --bpw, --sensitivity and
-// --write-recipe to a verb.
+// Adds --recipe, --tensor, --scale-search, --error-feedback, --fit, -c, --kv, --volume-size, --size, --bpw, --sensitivity
+// and --write-recipe to a verb.
 void DeclareRecipeFlags(CLI::App& app, RecipeFlags& flags);
 
 struct ChosenRecipe {
   QuantRecipe recipe;
+  CacheFormat cache_format = CacheFormat::kF32;
   absl::optional<FitResult> fit;  // with --fit
   uint64_t fit_budget_bytes = 0;
   absl::optional<Allocation> allocation;  // with --size or --bpw

@@ -102,6 +102,7 @@ class RunVerb : public Verb {
     app.add_option("-c,--ctx-size", context_, "Tokens of prompt and answer together; 0 (default): what they need");
     DeclareRuntimeFlags(app, runtime_);
     DeclareActivationFlag(app, runtime_, "auto");
+    DeclareCacheFlag(app, runtime_.kv, "bf16");
     app.add_flag("--chat", chat_, "The prompt is a user's message; the model's chat template is put around it");
     app.add_option("--system", system_, "System message, with --chat");
     app.add_option("--chat-template", family_name_, "Chat template family, if not the model's own");
@@ -255,7 +256,7 @@ class RunVerb : public Verb {
     timing.answer_tokens = splitter.answer_tokens();
     printer.Finish();
     if (json_) PrintAnswer(JsonText(Json(printer, timing, prompt_ids, generated, stopped)));
-    if (stats_) PrintStats(timing, session.cache_bytes(), stopped);
+    if (stats_) PrintStats(timing, session, stopped);
     return Interrupted() ? absl::StatusOr<ExitCode>(kExitInterrupted) : absl::StatusOr<ExitCode>(kExitYes);
   }
 
@@ -275,14 +276,15 @@ class RunVerb : public Verb {
             {"peak_memory_bytes", PeakMemoryBytes()}};
   }
 
-  static void PrintStats(const Timing& timing, uint64_t cache_bytes, const char* stopped) {
+  static void PrintStats(const Timing& timing, const Session& session, const char* stopped) {
     PrintNoticeLines(absl::StrFormat(
         "prompt   %6d tokens  %8.1f tokens/s\nthought  %6d tokens\nanswer   %6d tokens  %8.1f tokens/s (thought "
         "included), "
-        "ended by: %s\nmemory   %s at most, of which KV cache %s",
+        "ended by: %s\nmemory   %s at most, of which KV cache %s (%s)",
         timing.prompt_tokens, PerSecond(timing.prompt_tokens, timing.prompt_seconds), timing.thought_tokens,
         timing.answer_tokens, PerSecond(timing.thought_tokens + timing.answer_tokens, timing.answer_seconds), stopped,
-        HumanBytes(PeakMemoryBytes()), HumanBytes(cache_bytes)));
+        HumanBytes(PeakMemoryBytes()), HumanBytes(session.cache_bytes()),
+        CacheFormatName(session.model().options().cache_format)));
   }
 
   std::string model_path_, system_, family_name_;

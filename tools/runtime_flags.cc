@@ -17,17 +17,30 @@ void DeclareActivationFlag(CLI::App& app, RuntimeFlags& flags, const char* defau
       ->capture_default_str();
 }
 
+void DeclareCacheFlag(CLI::App& app, std::string& kv, const char* default_kv) {
+  kv = default_kv;
+  app.add_option("--kv", kv, "How the KV cache is kept: f32, bf16 or int8")->capture_default_str();
+}
+
+absl::StatusOr<CacheFormat> ResolveCacheFlag(const std::string& kv) {
+  absl::StatusOr<CacheFormat> format = CacheFormatFromName(kv);
+  if (!format.ok()) return WithContext(format.status(), "--kv");
+  return format;
+}
+
 absl::StatusOr<ModelOptions> ResolveRuntimeFlags(const RuntimeFlags& flags) {
   ModelOptions options;
   KOMPAKT_ASSIGN_OR_RETURN(options.threads, ResolveThreads(flags.threads));
   absl::StatusOr<ActivationPolicy> act = ActivationPolicy::FromName(flags.act);
   if (!act.ok()) return WithContext(act.status(), "--act");
   options.act = *act;
+  KOMPAKT_ASSIGN_OR_RETURN(options.cache_format, ResolveCacheFlag(flags.kv));
   return options;
 }
 
-ModelOptions WithExactActivations(ModelOptions options) {
+ModelOptions WithoutRounding(ModelOptions options) {
   options.act = ActivationPolicy();
+  options.cache_format = CacheFormat::kF32;
   return options;
 }
 

@@ -12,6 +12,7 @@ namespace kompakt {
 struct RuntimeFlags {
   int threads = 0;
   std::string act = "f32";
+  std::string kv = "f32";
 };
 
 // Adds -t to a verb.
@@ -19,12 +20,17 @@ void DeclareRuntimeFlags(CLI::App& app, RuntimeFlags& flags);
 // Adds --act to a verb that may run on rounded activations.
 void DeclareActivationFlag(CLI::App& app, RuntimeFlags& flags, const char* default_act);
 
+// Adds --kv, with a default. What it costs: docs/kv-cache.md.
+void DeclareCacheFlag(CLI::App& app, std::string& kv, const char* default_kv);
+// kInvalidArgument naming --kv for what is no format.
+absl::StatusOr<CacheFormat> ResolveCacheFlag(const std::string& kv);
+
 // kInvalidArgument naming the flag whose value is not one.
 absl::StatusOr<ModelOptions> ResolveRuntimeFlags(const RuntimeFlags& flags);
 
 // The same options for the same weights on another kernel set; null: the usual one.
 ModelOptions WithKernels(ModelOptions options, const KernelSet* kernels);
-// The same options with activations as they are.
-ModelOptions WithExactActivations(ModelOptions options);
+// The same options with activations and cache as they are.
+ModelOptions WithoutRounding(ModelOptions options);
 
 }  // namespace kompakt

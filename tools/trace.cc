@@ -31,6 +31,7 @@ class TraceVerb : public Verb {
     app.add_flag("--mtp", mtp_, "Trace the MTP layer instead: mtp_input, mtp_layer_out, mtp_logits and its routing");
     DeclareRuntimeFlags(app, runtime_);
     DeclareActivationFlag(app, runtime_, "f32");
+    DeclareCacheFlag(app, runtime_.kv, "f32");
   }
 
   absl::StatusOr<ExitCode> Run() override {

@@ -25,7 +25,8 @@ struct Job {
   int64_t score_stride;  // rows seen by the last token, in whole blocks
 };
 
-// scores[t][begin .. begin + kCacheBlock) of every token of the job. scratch: kCacheBlock * (dim + kQueryTile) floats.
+// scores[t][begin .. begin + kCacheBlock) of every token of the job. scratch: kCacheBlock * (2 * dim + kQueryTile)
+// floats.
 void ScoreBlock(const Job& job, int64_t begin, float* scratch) {
   const IndexSelectParams& p = job.p;
   const int64_t dim = p.cache.dim;
@@ -33,11 +34,12 @@ void ScoreBlock(const Job& job, int64_t begin, float* scratch) {
   const int64_t tiles = CeilDiv(end - begin, kTileRows);
   float* const keys = scratch;                      // [tiles][dim][16]
   float* const dots = scratch + kCacheBlock * dim;  // [kQueryTile][kCacheBlock]
+  const float* const rows = IndexKeys(p.cache, begin, end, dots + kQueryTile * kCacheBlock);
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const int64_t n = std::min(kTileRows, end - begin - tile * kTileRows);
     float* const panel = keys + tile * dim * kTileRows;
     if (n < kTileRows) std::fill_n(panel, dim * kTileRows, 0.0f);
-    Transpose(job.isa, p.cache.keys + (begin + tile * kTileRows) * dim, dim, n, dim, panel, kTileRows);
+    Transpose(job.isa, rows + tile * kTileRows * dim, dim, n, dim, panel, kTileRows);
   }
   for (int64_t t = 0; t < job.tokens; ++t) {
     float* const scores = job.scores + t * job.score_stride + begin;
@@ -74,7 +76,7 @@ absl::Status RunJob(Job job, KernelContext& context, std::atomic<bool>* finite) 
   Workspace::Scope scope(*context.workspace);
   KOMPAKT_ASSIGN_OR_RETURN(job.scores, context.workspace->Floats(job.tokens * job.score_stride));
   KOMPAKT_ASSIGN_OR_RETURN(int32_t* const orders, context.workspace->Ints(job.tokens * p.cache.capacity));
-  const int64_t floats = kCacheBlock * (p.cache.dim + kQueryTile);
+  const int64_t floats = kCacheBlock * (2 * p.cache.dim + kQueryTile);
   KOMPAKT_ASSIGN_OR_RETURN(float* const scratch, context.workspace->Floats(context.threads() * floats));
   const bool parallel = WorthThreads(job.tokens * p.heads * last_seen * p.cache.dim);
   context.Run(

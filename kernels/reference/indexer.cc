@@ -35,11 +35,15 @@ void LayerNormRow(const float* x, const IndexAppendParams& p, float* y) {
 }  // namespace
 
 absl::Status IndexAppend(const IndexAppendParams& p, KernelContext& context) {
-  context.RunPieces(p.tokens, kTokens, [&](int64_t begin, int64_t end, int) {
+  const int64_t dim = p.cache.dim;
+  Workspace::Scope scope(*context.workspace);
+  KOMPAKT_ASSIGN_OR_RETURN(float* const rows, context.workspace->Floats(context.threads() * dim));
+  context.RunPieces(p.tokens, kTokens, [&](int64_t begin, int64_t end, int thread) {
+    float* const key = rows + thread * dim;
     for (int64_t t = begin; t < end; ++t) {
-      float* const key = p.cache.keys + (p.position + t) * p.cache.dim;
-      LayerNormRow(p.a + t * p.cache.dim, p, key);
+      LayerNormRow(p.a + t * dim, p, key);
       RotateRow(p.cos_sin + t * p.rope_dim, p.rope_dim, p.pairs, key);
+      StoreIndexKey(p.cache, p.position + t, key);
     }
   });
   return absl::OkStatus();
@@ -49,6 +53,7 @@ absl::Status IndexSelect(const IndexSelectParams& p, KernelContext& context) {
   const int64_t filled = p.position + p.tokens;
   Workspace::Scope scope(*context.workspace);
   KOMPAKT_ASSIGN_OR_RETURN(float* const all_scores, context.workspace->Floats(context.threads() * filled));
+  KOMPAKT_ASSIGN_OR_RETURN(float* const all_keys, context.workspace->Floats(context.threads() * p.cache.dim));
   KOMPAKT_ASSIGN_OR_RETURN(int32_t* const all_orders, context.workspace->Ints(context.threads() * p.cache.capacity));
   std::atomic<bool> finite = true;
   context.Run(p.tokens, [&](int64_t t, int thread) {
@@ -56,9 +61,10 @@ absl::Status IndexSelect(const IndexSelectParams& p, KernelContext& context) {
     const int64_t seen = p.position + t + 1;
     const int64_t dim = p.cache.dim;
     for (int64_t j = 0; j < seen; ++j) {
+      const float* const key = IndexKeys(p.cache, j, j + 1, all_keys + thread * dim);
       double score = 0;
       for (int64_t h = 0; h < p.heads; ++h) {
-        const double dot = Dot(p.q + (t * p.heads + h) * dim, p.cache.keys + j * dim, dim);
+        const double dot = Dot(p.q + (t * p.heads + h) * dim, key, dim);
         // Not std::max, which would hide a NaN.
         const double relu = dot < 0 ? 0 : dot;
         score += static_cast<double>(p.w[t * p.heads + h]) * relu;

@@ -22,6 +22,16 @@ fi
 expect 4 bash -c "ulimit -f 1000; exec '$KOMPAKT' plan '$TINY' out.kpk"
 stderr_has 'volume-size'
 
+# The KV cache: rank 128 and 32 rotary values in 4 layers, by the token.
+for kv in f32:2560 bf16:1280 int8:800; do
+  expect 0 "$KOMPAKT" plan "$TINY" --kv ${kv%:*} -c 1000 --json
+  check "bytes per token as ${kv%:*}" test "$(json 'd["kv_format"], d["kv_bytes_per_token"]')" = "${kv/:/ }"
+  expect 0 "$KOMPAKT" plan "$TINY" --fit 44MB --kv ${kv%:*} -c 1000 --json
+  check "--fit counts it" test "$(json 'd["fit"]["cache_bytes"]')" = "${kv#*:}000"
+done
+expect 0 "$KOMPAKT" plan "$TINY" -c 1000
+stdout_has '^KV cache +1.28 MB for 1,000 tokens as bf16, 1,280 bytes per token$'
+
 # A budget: the file that convert makes stays within it, and the plan says so beforehand.
 for budget in 36MiB 40MiB 44MB; do
   expect 0 "$KOMPAKT" plan "$TINY" --fit $budget -c 1024 --json

@@ -7,7 +7,8 @@ import json, subprocess, sys
 program, reference = sys.argv[1], json.load(open(sys.argv[2]))
 failures = 0
 for case in reference["greedy"]:
-    command = [program, "run", "lossless.kpk", "-p", case["prompt"], "-n", str(len(case["greedy_ids"])), "--temp", "0"]
+    command = [program, "run", "lossless.kpk", "-p", case["prompt"], "-n", str(len(case["greedy_ids"])), "--temp", "0",
+               "--kv", "f32"]
     answer = json.loads(subprocess.run([*command, "--json"], capture_output=True, check=True).stdout)
     for what, wanted in (("prompt_ids", case["prompt_ids"]), ("ids", case["greedy_ids"]), ("text", case["text"])):
         if answer[what] != wanted:
@@ -58,3 +59,14 @@ expect 0 "$KOMPAKT" run q4.kpk -p "Hello" --chat --chat-template deepseek-r1 --t
 stdout_has '"thought"'
 expect 2 "$KOMPAKT" run q4.kpk -p "Hello" --chat --chat-template deepsek-r1
 stderr_has '[Dd]id you mean.*deepseek-r1'
+
+# The cache: its format is what --kv says, and half of F32 by default.
+cache_of() { sed -n 's/.*KV cache \([0-9.]* [kM]*B\) (\(.*\))$/\1 \2/p' .stderr; }
+expect 0 "$KOMPAKT" run q4.kpk -p "The President" -n 4 -c 100 --stats
+check "bf16 by default" test "$(cache_of)" = "128 kB bf16"
+expect 0 "$KOMPAKT" run q4.kpk -p "The President" -n 4 -c 100 --stats --kv f32
+check "f32 takes twice that" test "$(cache_of)" = "256 kB f32"
+expect 0 "$KOMPAKT" run q4.kpk -p "The President" -n 4 -c 100 --stats --kv int8
+check "int8" test "$(cache_of)" = "80.0 kB int8"
+expect 2 "$KOMPAKT" run q4.kpk -p "The President" --kv int4
+stderr_has 'kv: expected one of f32, bf16, int8'

@@ -46,7 +46,7 @@ TEST_P(EveryIndexer, AppendsLayerNormedAndRotatedKeys) {
                               .pairs = pairs,
                               .tokens = kTokens,
                               .position = kPosition,
-                              .cache = {.dim = kDim, .capacity = 20, .keys = keys.data()}};
+                              .cache = {.dim = kDim, .capacity = 20, .data = reinterpret_cast<uint8_t*>(keys.data())}};
     ASSERT_TRUE(GetParam()->index_append(p, context).ok());
     for (int64_t t = 0; t < kTokens; ++t) {
       const float* const x = &a[static_cast<size_t>(t * kDim)];
@@ -118,16 +118,17 @@ TEST_P(EveryIndexer, SelectsTheRowsOfHighestScoreWhateverTheThreadsAndTheTokensB
       ThreadTeam team(threads);
       KernelContext context{.team = &team, .workspace = &workspace_};
       bool finite = false;
-      const IndexSelectParams p{.heads = c.heads,
-                                .q = q.data() + first * c.heads * c.dim,
-                                .w = w.data() + first * c.heads,
-                                .scale = 0.25f,
-                                .top_k = c.top_k,
-                                .tokens = tokens,
-                                .position = c.position + first,
-                                .cache = {.dim = c.dim, .capacity = filled + 7, .keys = keys.data()},
-                                .ids = ids.data(),
-                                .finite = &finite};
+      const IndexSelectParams p{
+          .heads = c.heads,
+          .q = q.data() + first * c.heads * c.dim,
+          .w = w.data() + first * c.heads,
+          .scale = 0.25f,
+          .top_k = c.top_k,
+          .tokens = tokens,
+          .position = c.position + first,
+          .cache = {.dim = c.dim, .capacity = filled + 7, .data = reinterpret_cast<uint8_t*>(keys.data())},
+          .ids = ids.data(),
+          .finite = &finite};
       EXPECT_TRUE(GetParam()->index_select(p, context).ok());
       EXPECT_TRUE(finite);
       return ids;
@@ -176,7 +177,7 @@ TEST_P(EveryIndexer, ReportsAScoreThatIsNotANumber) {
                               .top_k = 4,
                               .tokens = 1,
                               .position = 9,
-                              .cache = {.dim = 8, .capacity = 10, .keys = keys.data()},
+                              .cache = {.dim = 8, .capacity = 10, .data = reinterpret_cast<uint8_t*>(keys.data())},
                               .ids = ids.data(),
                               .finite = &finite};
     ASSERT_TRUE(GetParam()->index_select(p, context).ok());
@@ -191,7 +192,8 @@ TEST_P(EveryIndexer, SparseAttentionOverAllRowsIsDecodeAndOverSomeIsDecodeOfThos
   const std::vector<float> rows = RandomVector(kRows * (kRank + kRope), 1.0f, 2);
   const std::vector<float> q = RandomVector(2 * kHeads * (kNope + kRope), 1.0f, 3);
   const auto cache_of = [&](const std::vector<int32_t>& which, AlignedBuffer* bytes) {
-    *bytes = *AlignedBuffer::Create(which.size() * LatentCache::LatentRowBytes(kRank, kRope), "cache");
+    *bytes =
+        *AlignedBuffer::Create(which.size() * LatentCache::LatentRowBytes(kRank, kRope, CacheFormat::kF32), "cache");
     const LatentCache cache{.rank = kRank, .rope = kRope, .capacity = std::ssize(which), .data = bytes->data()};
     for (size_t j = 0; j < which.size(); ++j) {
       StoreLatentRow(cache, static_cast<int64_t>(j), &rows[static_cast<size_t>(which[j]) * (kRank + kRope)]);

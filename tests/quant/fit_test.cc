@@ -33,7 +33,7 @@ TEST(FitRecipe, StaysWithinEveryBudgetAndUsesMoreOfALargerOne) {
   for (const FormatId matrices : {FormatId::kBf16, FormatId::kFp8B128, FormatId::kInt4G32}) {
     const SyntheticSource source = Source(matrices);
     const uint64_t lossless = FileBytes(source, *QuantRecipe::Builtin("lossless"));
-    const uint64_t besides = FootprintOf(source.schema().arch(), 100, 2).total();
+    const uint64_t besides = FootprintOf(source.schema().arch(), 100, 2, CacheFormat::kF32).total();
     uint64_t last = 0;
     int fitted = 0;
     for (int i = 1; i <= 40; ++i) {

@@ -22,7 +22,7 @@ TEST(Footprint, IsNeverExceededByASession) {
       for (int i = 0; i < 3; ++i) {
         ASSERT_THAT(session->Forward(absl::MakeSpan(ids).subspan(0, 1), Session::Logits::kLast), IsOk());
       }
-      const Footprint bound = FootprintOf(loaded->arch(), kContext, threads);
+      const Footprint bound = FootprintOf(loaded->arch(), kContext, threads, CacheFormat::kF32);
       EXPECT_EQ(session->cache_bytes(), bound.cache_bytes) << name;
       EXPECT_LE(session->working_bytes(), bound.working_bytes) << name << " on " << threads << " threads";
       // A bound that is far too high would refuse what fits.
