@@ -61,7 +61,7 @@ struct Bf16Rows {
   int64_t stride = 0;
 };
 // Rows [begin, end) of a cache that is not F32: in place where they are stored so, else each value of LatentRows
-// rounded to bf16, in `scratch`, which holds (end - begin) * (width + 1) values.
+// rounded to bf16 (subnormal ones may become zero), in `scratch`, which holds (end - begin) * (width + 1) values.
 Bf16Rows LatentRowsBf16(const LatentCache& cache, int64_t begin, int64_t end, uint16_t* scratch);
 
 // The keys of an indexer, one row per token; does not own its memory.

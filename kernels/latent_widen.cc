@@ -5,6 +5,10 @@
 #include "format/float_formats.h"
 #include "kernels/latent_cache.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace kompakt {
 namespace {
 
@@ -74,6 +78,25 @@ KOMPAKT_LATENT_WIDEN(Baseline, )
 #if defined(__x86_64__)
 KOMPAKT_LATENT_WIDEN(Avx2, __attribute__((target("avx2"))))
 KOMPAKT_LATENT_WIDEN(Avx512, __attribute__((target("avx512f,avx512bw,avx512vl"))))
+
+// Rounded by the processor, which takes subnormal values for zero.
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) void Bf16Int8ToBf16(const uint8_t* codes,
+                                                                                    const uint8_t* scales, int64_t n,
+                                                                                    uint16_t* out) {
+  int64_t i = 0;
+  for (; i + kInt8CacheGroup <= n; i += kInt8CacheGroup) {
+    const __m512 scale = _mm512_set1_ps(ScaleOf(scales, i / kInt8CacheGroup));
+    __m512 half[2];
+    for (int j = 0; j < 2; ++j) {
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i + 16 * j));
+      half[j] = _mm512_mul_ps(_mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi8_epi32(0xffff, bytes)), scale);
+    }
+    _mm512_storeu_si512(out + i, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(half[1], half[0])));
+  }
+  if (i < n) Int8ToBf16Body(codes + i, scales + i / kInt8CacheGroup * 2, n - i, out + i);
+}
+constexpr LatentWiden kAvx512Bf16 = {
+    .bf16_to_f32 = Avx512Bf16ToF32, .int8_to_f32 = Avx512Int8ToF32, .int8_to_bf16 = Bf16Int8ToBf16};
 #endif
 
 }  // namespace
@@ -81,6 +104,7 @@ KOMPAKT_LATENT_WIDEN(Avx512, __attribute__((target("avx512f,avx512bw,avx512vl"))
 const LatentWiden& BestLatentWiden() {
 #if defined(__x86_64__)
   static const LatentWiden& best = []() -> const LatentWiden& {
+    if (__builtin_cpu_supports("avx512bf16") != 0 && __builtin_cpu_supports("avx512bw") != 0) return kAvx512Bf16;
     if (__builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512vl") != 0) return kAvx512;
     return __builtin_cpu_supports("avx2") != 0 ? kAvx2 : kBaseline;
   }();

@@ -303,7 +303,7 @@ class IndexAppendOp : public OpBase {
                              .pairs = RotaryPairs::kHalves,
                              .tokens = t_,
                              .position = 0,
-                             .cache = {.dim = s_.cols, .capacity = t_, .keys = y_.data()}},
+                             .cache = {.dim = s_.cols, .capacity = t_, .data = reinterpret_cast<uint8_t*>(y_.data())}},
                             context);
   }
 
@@ -321,17 +321,18 @@ class IndexSelectOp : public OpBase {
   }
   absl::Status Run(const KernelSet& set, KernelContext& context) override {
     bool finite = false;
-    return set.index_select({.heads = s_.heads,
-                             .q = x_.data(),
-                             .w = w_of_heads_.data(),
-                             .scale = 0.01f,
-                             .top_k = s_.selected,
-                             .tokens = t_,
-                             .position = c_.position,
-                             .cache = {.dim = s_.cols, .capacity = c_.position + t_, .keys = keys_.data()},
-                             .ids = ids_.data(),
-                             .finite = &finite},
-                            context);
+    return set.index_select(
+        {.heads = s_.heads,
+         .q = x_.data(),
+         .w = w_of_heads_.data(),
+         .scale = 0.01f,
+         .top_k = s_.selected,
+         .tokens = t_,
+         .position = c_.position,
+         .cache = {.dim = s_.cols, .capacity = c_.position + t_, .data = reinterpret_cast<uint8_t*>(keys_.data())},
+         .ids = ids_.data(),
+         .finite = &finite},
+        context);
   }
   std::vector<int32_t> ids() const override { return ids_; }
 

@@ -1,5 +1,6 @@
 #include "kernels/workspace.h"
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -52,6 +53,16 @@ absl::StatusOr<AlignedBuffer> AlignedBuffer::Create(uint64_t bytes, absl::string
   }
   return absl::ResourceExhaustedError(
       absl::StrCat(what, ": cannot have ", bytes, " bytes of memory (the machine has ", physical, ")"));
+}
+
+void AlignedBuffer::PreferLargePages() const {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = uintptr_t{2} << 20;
+  const auto begin = (reinterpret_cast<uintptr_t>(data()) + kPage - 1) / kPage * kPage;
+  const auto end = (reinterpret_cast<uintptr_t>(data()) + bytes_) / kPage * kPage;
+  // A system that has none goes on with small ones.
+  if (begin < end) (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
 }
 
 Workspace::Scope::Scope(Workspace& workspace)

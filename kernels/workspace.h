@@ -21,6 +21,10 @@ class AlignedBuffer {
   // kResourceExhausted naming `what` when the machine has less memory than that or will not give it.
   static absl::StatusOr<AlignedBuffer> Create(uint64_t bytes, absl::string_view what);
 
+  // Asks the system for large pages, which cost fewer misses where the buffer is read through. Memory then is taken 2
+  // MiB at a time.
+  void PreferLargePages() const;
+
   uint8_t* data() const { return data_.get(); }
   uint64_t bytes() const { return bytes_; }
 

@@ -12,6 +12,8 @@ namespace {
 // takes.
 constexpr int64_t kTasksTokens = 8;         // of one pass of the absorbed form
 constexpr int64_t kPartRows = 512;          // of the cache, per partial result of the absorbed form
+constexpr int64_t kShortParts = 16;         // more of them where parts begin short
+constexpr int64_t kPartsFloats = 1 << 24;   // of partial results that are wanted at once
 constexpr int64_t kBlockRows = 64;          // of the cache, per block of either form
 constexpr int64_t kThreadFloats = 1 << 18;  // panels of decoded weights and small results of one thread
 
@@ -30,11 +32,17 @@ int64_t FfnFloats(const ArchSpec& arch, int64_t tokens) {
   return tokens * std::max(dense_all, routed_all);
 }
 
+// Kernels of x86 take shorter parts at the beginning of a timeline, and fewer tokens at once where that would take more
+// than kPartsFloats.
 int64_t AbsorbedFloats(const MlaSpec& mla, int64_t context) {
-  const int64_t rows = kTasksTokens * mla.num_attention_heads();
+  const int64_t heads = mla.num_attention_heads() + 15;
+  const int64_t rank = mla.kv_lora_rank() + 34;
+  const int64_t width = rank + mla.qk_rope_head_dim();
   const int64_t parts = (context + kPartRows - 1) / kPartRows;
-  const int64_t width = mla.kv_lora_rank() + mla.qk_rope_head_dim();
-  return rows * width + parts * rows * (mla.kv_lora_rank() + 18);
+  const int64_t short_parts = std::min<int64_t>((context + 63) / 64, parts + kShortParts);
+  const int64_t of_token = short_parts * heads * rank;
+  const int64_t of_x86 = std::clamp<int64_t>(kPartsFloats / of_token, 1, kTasksTokens) * of_token;
+  return kTasksTokens * heads * width + std::max(kTasksTokens * parts * heads * rank, of_x86);
 }
 
 // Scores and their order in an indexer; or the selected rows of the cache and attention over them.
@@ -44,7 +52,7 @@ int64_t IndexedFloats(const ArchSpec& arch, int64_t context, int threads) {
                          threads * kBlockRows * (2 * arch.indexer().index_head_dim() + 16);
   const int64_t width = arch.mla().kv_lora_rank() + arch.mla().qk_rope_head_dim();
   const int64_t top_k = arch.indexer().index_topk();
-  return std::max(select, (top_k + threads) * width + AbsorbedFloats(arch.mla(), top_k));
+  return std::max(select, kTasksTokens * top_k * (width + 1) + AbsorbedFloats(arch.mla(), top_k));
 }
 
 int64_t PerThreadFloats(const MlaSpec& mla, int64_t tokens) {

@@ -228,7 +228,11 @@ absl::StatusOr<AlignedBuffer> CreateCache(absl::string_view what, uint64_t row_b
       __builtin_mul_overflow(bytes, static_cast<uint64_t>(max_tokens), &bytes)) {
     return absl::ResourceExhaustedError(absl::StrCat(name, ": more than 2^64 bytes"));
   }
-  return AlignedBuffer::Create(bytes, name);
+  KOMPAKT_ASSIGN_OR_RETURN(AlignedBuffer cache, AlignedBuffer::Create(bytes, name));
+  // Layers that fill many large pages are worth it; smaller ones would take more memory than they use.
+  constexpr uint64_t kLargeLayer = uint64_t{8} << 20;
+  if (layers > 0 && bytes / static_cast<uint64_t>(layers) >= kLargeLayer) cache.PreferLargePages();
+  return cache;
 }
 
 }  // namespace

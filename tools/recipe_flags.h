@@ -31,8 +31,8 @@ struct RecipeFlags {
   std::string write_recipe;  // a file to write the recipe to
 };
 
-// Adds --recipe, --tensor, --scale-search, --error-feedback, --fit, -c, --kv, --volume-size, --size, --bpw, --sensitivity
-// and --write-recipe to a verb.
+// Adds --recipe, --tensor, --scale-search, --error-feedback, --fit, -c, --kv, --volume-size, --size, --bpw,
+// --sensitivity and --write-recipe to a verb.
 void DeclareRecipeFlags(CLI::App& app, RecipeFlags& flags);
 
 struct ChosenRecipe {

@@ -7,7 +7,6 @@
 #include "kernels/portable/mla.h"
 #include "kernels/portable/portable_ops.h"
 #include "kernels/portable/row_tiles.h"
-#include "kernels/sparse_mla.h"
 #include "kernels/top_rows.h"
 
 namespace kompakt::portable {
@@ -110,10 +109,6 @@ absl::Status IndexSelect(const IndexSelectParams& p, KernelContext& context) {
   }
   *p.finite = finite.load();
   return absl::OkStatus();
-}
-
-absl::Status MlaSparse(const MlaSparseParams& p, KernelContext& context) {
-  return GatherAndAttend(p, MlaDecode, context);
 }
 
 }  // namespace kompakt::portable

@@ -8,6 +8,7 @@
 #include "kernels/portable/mla.h"
 #include "kernels/portable/portable_ops.h"
 #include "kernels/portable/row_tiles.h"
+#include "kernels/sparse_mla.h"
 
 namespace kompakt::portable {
 namespace {
@@ -21,6 +22,8 @@ constexpr float kNegInf = -std::numeric_limits<float>::infinity();
 struct Job {
   const PanelIsa& isa;
   const MlaParams& p;
+  const LatentCache*
+      caches;        // of each token of the job, whole, for mla_sparse; null: p.cache up to the token's own row
   int64_t token;     // first of the call's tokens that this job computes
   int64_t tokens;    // at most kTokensAtOnce
   int64_t rows = 0;  // tokens * heads
@@ -64,8 +67,9 @@ void AbsorbQueries(const Job& job, int64_t head, float* weights, float* panels) 
   }
 }
 
-// Rows [row_begin, row_end) over the cache rows of one part.
-void AttendPart(const Job& job, int64_t part, int64_t row_begin, int64_t row_end, float* scratch) {
+// Rows [row_begin, row_end) over the rows of one part of `cache`, of which row r sees first + r / heads + 1.
+void AttendPart(const Job& job, const LatentCache& cache, int64_t first, int64_t part, int64_t row_begin,
+                int64_t row_end, float* scratch) {
   const MlaParams& p = job.p;
   const int64_t width = p.cache.width();
   float* const scores = scratch;                          // [kQueryTile][kCacheBlock]
@@ -76,11 +80,10 @@ void AttendPart(const Job& job, int64_t part, int64_t row_begin, int64_t row_end
   std::fill(job.largest + at + row_begin, job.largest + at + row_end, kNegInf);
   std::fill(job.sums + at + row_begin, job.sums + at + row_end, 0.0f);
   std::fill(job.means + (at + row_begin) * job.rank_pad, job.means + (at + row_end) * job.rank_pad, 0.0f);
-  const int64_t first = p.position + job.token;  // timeline position of the job's first token
-  const int64_t part_end = std::min((part + 1) * kPartRows, first + job.tokens);
+  const int64_t part_end = std::min((part + 1) * kPartRows, first + CeilDiv(row_end, p.heads));
   for (int64_t begin = part * kPartRows; begin < part_end; begin += kCacheBlock) {
     const int64_t end = std::min(part_end, begin + kCacheBlock);
-    const float* const rows = LatentRows(p.cache, begin, end, row_scratch);
+    const float* const rows = LatentRows(cache, begin, end, row_scratch);
     for (int64_t tile = 0; begin + tile * kTileRows < end; ++tile) {
       const int64_t n = std::min(kTileRows, end - begin - tile * kTileRows);
       float* const panel = keys + tile * width * kTileRows;
@@ -183,7 +186,8 @@ absl::Status RunJob(Job job, KernelContext& context) {
   const int64_t cols = p.kv_b.layout.col_tiles * kTileCols;
   const int64_t head_pad = (CeilDiv(p.nope_dim, kTileRows) + CeilDiv(p.value_dim, kTileRows)) * kTileRows;
   job.rows = job.tokens * p.heads;
-  job.parts = CeilDiv(p.position + job.token + job.tokens, kPartRows);
+  const int64_t last_seen = job.caches != nullptr ? job.caches[0].capacity : p.position + job.token + job.tokens;
+  job.parts = CeilDiv(last_seen, kPartRows);
   job.rank_pad = CeilDiv(p.cache.rank, kTileRows) * kTileRows;
   Workspace& workspace = *context.workspace;
   Workspace::Scope scope(workspace);
@@ -206,15 +210,23 @@ absl::Status RunJob(Job job, KernelContext& context) {
       parallel_heads);
   // Rows are parted too where the cache alone would leave threads idle; each piece transposes the cache for itself.
   const int64_t row_tiles = CeilDiv(job.rows, kQueryTile);
-  const int64_t pieces = std::clamp<int64_t>(CeilDiv(context.threads(), job.parts), 1, row_tiles);
-  const int64_t rows_per_piece = CeilDiv(row_tiles, pieces) * kQueryTile;
-  const bool parallel_parts = WorthThreads(job.rows * (p.position + job.token) * 2 * width);
+  const int64_t pieces =
+      job.caches != nullptr ? job.tokens : std::clamp<int64_t>(CeilDiv(context.threads(), job.parts), 1, row_tiles);
+  const int64_t rows_per_piece = job.caches != nullptr ? p.heads : CeilDiv(row_tiles, pieces) * kQueryTile;
+  const bool parallel_parts = WorthThreads(job.rows * last_seen * 2 * width);
   context.Run(
       job.parts * pieces,
       [&](int64_t task, int thread) {
-        const int64_t row = task % pieces * rows_per_piece;
+        const int64_t piece = task % pieces;
+        const int64_t row = piece * rows_per_piece;
         const int64_t row_end = std::min(job.rows, row + rows_per_piece);
-        if (row < row_end) AttendPart(job, task / pieces, row, row_end, base + thread * floats);
+        if (row >= row_end) return;
+        float* const scratch = base + thread * floats;
+        if (job.caches != nullptr) {
+          AttendPart(job, job.caches[piece], last_seen - 1 - piece, task / pieces, row, row_end, scratch);
+        } else {
+          AttendPart(job, p.cache, p.position + job.token, task / pieces, row, row_end, scratch);
+        }
       },
       parallel_parts);
   context.Run(
@@ -232,10 +244,23 @@ absl::Status RunJob(Job job, KernelContext& context) {
 
 absl::Status MlaDecode(const MlaParams& p, KernelContext& context) {
   for (int64_t token = 0; token < p.tokens; token += kTokensAtOnce) {
-    Job job{.isa = BestPanelIsa(), .p = p, .token = token, .tokens = std::min(kTokensAtOnce, p.tokens - token)};
-    KOMPAKT_RETURN_IF_ERROR(RunJob(job, context));
+    KOMPAKT_RETURN_IF_ERROR(RunJob({.isa = BestPanelIsa(),
+                                    .p = p,
+                                    .caches = nullptr,
+                                    .token = token,
+                                    .tokens = std::min(kTokensAtOnce, p.tokens - token)},
+                                   context));
   }
   return absl::OkStatus();
+}
+
+absl::Status MlaSparse(const MlaSparseParams& p, KernelContext& context) {
+  return GatherAndAttend(
+      p, kTokensAtOnce,
+      [&](int64_t token, int64_t tokens, const LatentCache* caches) {
+        return RunJob({.isa = BestPanelIsa(), .p = p.mla, .caches = caches, .token = token, .tokens = tokens}, context);
+      },
+      context);
 }
 
 }  // namespace kompakt::portable

@@ -79,7 +79,18 @@ absl::Status IndexSelect(const IndexSelectParams& p, KernelContext& context) {
 }
 
 absl::Status MlaSparse(const MlaSparseParams& p, KernelContext& context) {
-  return GatherAndAttend(p, MlaDecode, context);
+  return GatherAndAttend(
+      p, 1,
+      [&](int64_t token, int64_t /*tokens*/, const LatentCache* caches) {
+        MlaParams one = p.mla;
+        one.tokens = 1;
+        one.position = p.selected - 1;
+        one.cache = *caches;
+        one.q += token * one.heads * (one.nope_dim + one.rope_dim);
+        one.y += token * one.heads * one.value_dim;
+        return MlaDecode(one, context);
+      },
+      context);
 }
 
 }  // namespace kompakt::reference

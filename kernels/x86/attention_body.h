@@ -11,9 +11,9 @@ KOMPAKT_X86_INLINE void MultiplyBlock(const UnitProduct& p, int64_t row, int64_t
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kTiles; ++j) sum[i][j] = p.accumulate ? Load(c + i * p.c_row + j * kLanes) : Zero();
   }
-  const uint8_t* const next = kFetch ? p.next + row * p.k * 4 : nullptr;
+  const uint8_t* const next = kFetch ? p.next + row * p.k * 2 : nullptr;
   for (int64_t k = 0; k < p.k; ++k) {
-    if (kFetch && k % 2 == 0) __builtin_prefetch(next + k * kRows * 4);
+    if (kFetch && k * kRows % 32 == 0) __builtin_prefetch(next + k * kRows * 2, 0, 2);
     U column[kTiles];
     for (int j = 0; j < kTiles; ++j) column[j] = LoadUnits(b + j * p.b_tile + k * p.b_k);
     for (int i = 0; i < kRows; ++i) {

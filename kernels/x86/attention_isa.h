@@ -37,7 +37,7 @@ struct UnitProduct {
   float* c = nullptr;  // c[i * c_row + j]
   int64_t c_row = 0;
   bool accumulate = false;
-  // Bytes that the next product will read, fetched meanwhile: 128 per row and unit of k at most; null: none.
+  // With one tile: as many bytes as half of `a` are fetched from here meanwhile; null: none.
   const uint8_t* next = nullptr;
 };
 
@@ -51,10 +51,11 @@ struct RowProduct {
   const void* b = nullptr;
   int64_t b_k = 0;   // values
   int64_t n_b = 0;   // rows of b; where it is odd, the last unit's second value has a zero partner
-  int64_t rows = 0;  // a multiple of 8
+  int64_t rows = 0;  // a multiple of 16
   int64_t chunks = 0;
   float* c = nullptr;
   int64_t c_row = 0;
+  const uint8_t* next = nullptr;  // as many bytes as 16 rows of c are fetched from here meanwhile; null: none
 };
 
 struct AttentionIsa {

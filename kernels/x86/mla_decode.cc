@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "format/status.h"
+#include "kernels/sparse_mla.h"
 #include "kernels/x86/mla_ops.h"
 #include "kernels/x86/mla_rows.h"
 
@@ -148,8 +149,9 @@ void AttendPart(const Job& job, int64_t part, int64_t problem_index, int64_t gro
       }
       if (most == 0) continue;
       const int64_t at = base + group;
-      // The next block is read while this one is multiplied.
+      // The next block is read while this one is multiplied, half in each product.
       const bool more = rows.in_place && group == group_begin && begin + 2 * kBlock <= part_end;
+      const auto* const next = more ? reinterpret_cast<const uint8_t*>(rows.units + kBlock * rows.row_units) : nullptr;
       isa.multiply({.a = rows.units,
                     .a_row = rows.row_units,
                     .a_k = 1,
@@ -158,7 +160,7 @@ void AttendPart(const Job& job, int64_t part, int64_t problem_index, int64_t gro
                     .k = job.width_units,
                     .c = s.scores,
                     .c_row = kLanes,
-                    .next = more ? reinterpret_cast<const uint8_t*>(rows.units + kBlock * rows.row_units) : nullptr});
+                    .next = next});
       float keep[kLanes];
       isa.softmax_columns(s.scores, n, seen, job.largest + at * kLanes, job.sums + at * kLanes, keep, s.weights);
       float* const means = job.means + at * kLanes * job.rank_pad;
@@ -174,7 +176,8 @@ void AttendPart(const Job& job, int64_t part, int64_t problem_index, int64_t gro
                          .rows = kLanes,
                          .chunks = job.rank_pad / (2 * kLanes),
                          .c = means,
-                         .c_row = job.rank_pad});
+                         .c_row = job.rank_pad,
+                         .next = more ? next + kBlock * rows.row_units * 2 : nullptr});
     }
   }
 }
@@ -291,39 +294,22 @@ absl::Status MlaDecodeWith(const AttentionIsa& isa, const MlaParams& p, KernelCo
 
 absl::Status MlaSparseWith(const AttentionIsa& isa, const MlaSparseParams& sparse, KernelContext& context) {
   const MlaParams& p = sparse.mla;
-  const int64_t step = TokensPerJob(p, sparse.selected);
-  Workspace::Scope scope(*context.workspace);
-  const auto row_floats = static_cast<int64_t>(p.cache.row_bytes() / sizeof(float));
-  KOMPAKT_ASSIGN_OR_RETURN(float* const gathered, context.workspace->Floats(step * sparse.selected * row_floats));
-  constexpr int64_t kRowsPerTask = 256;
-  const int64_t tasks_per_token = CeilDiv(sparse.selected, kRowsPerTask);
-  for (int64_t token = 0; token < p.tokens; token += step) {
-    const int64_t tokens = std::min(step, p.tokens - token);
-    Problem problems[kTokensAtOnce];
-    for (int64_t t = 0; t < tokens; ++t) {
-      problems[t] = {.cache = p.cache, .tokens = 1, .seen = sparse.selected};
-      problems[t].cache.capacity = sparse.selected;
-      problems[t].cache.data = reinterpret_cast<uint8_t*>(gathered + t * sparse.selected * row_floats);
-    }
-    context.Run(tokens * tasks_per_token, [&](int64_t task, int) {
-      const int64_t t = task / tasks_per_token;
-      const int64_t begin = task % tasks_per_token * kRowsPerTask;
-      const int32_t* const ids = sparse.ids + (token + t) * sparse.selected;
-      for (int64_t j = begin; j < std::min(sparse.selected, begin + kRowsPerTask); ++j) {
-        CopyLatentRow(p.cache, ids[j], problems[t].cache, j);
-      }
-    });
-    KOMPAKT_RETURN_IF_ERROR(RunJob({.isa = isa,
-                                    .p = p,
-                                    .q = p.q + token * p.heads * (p.nope_dim + p.rope_dim),
-                                    .y = p.y + token * p.heads * p.value_dim,
-                                    .tokens = tokens,
-                                    .problems = problems,
-                                    .n_problems = tokens,
-                                    .problem_tokens = 1},
-                                   context));
-  }
-  return absl::OkStatus();
+  return GatherAndAttend(
+      sparse, TokensPerJob(p, sparse.selected),
+      [&](int64_t token, int64_t tokens, const LatentCache* caches) {
+        Problem problems[kTokensAtOnce];
+        for (int64_t t = 0; t < tokens; ++t) problems[t] = {.cache = caches[t], .tokens = 1, .seen = sparse.selected};
+        return RunJob({.isa = isa,
+                       .p = p,
+                       .q = p.q + token * p.heads * (p.nope_dim + p.rope_dim),
+                       .y = p.y + token * p.heads * p.value_dim,
+                       .tokens = tokens,
+                       .problems = problems,
+                       .n_problems = tokens,
+                       .problem_tokens = 1},
+                      context);
+      },
+      context);
 }
 
 }  // namespace kompakt::x86

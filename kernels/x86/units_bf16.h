@@ -63,38 +63,47 @@ inline void RowsToUnits(const float* c, int64_t c_row, int64_t n_rows, int64_t t
   }
 }
 
-// Two rows of 32 values interleave to two vectors of units, quarter by quarter: the first has columns 0-3, 8-11, 16-19
-// and 24-27, the second the others.
-template <int kRows>
+// Two rows of 32 values interleave to two vectors of units, quarter by quarter: the low halves of quarters have columns
+// 0-3, 8-11, 16-19 and 24-27, the high ones the others.
+template <bool kHigh>
+KOMPAKT_X86_INLINE U Interleave(const uint16_t* b, int64_t b_k, bool both) {
+  const __m512i first = _mm512_loadu_si512(b);
+  const __m512i second = both ? _mm512_loadu_si512(b + b_k) : _mm512_setzero_si512();
+  return {
+      reinterpret_cast<__m512bh>(kHigh ? _mm512_unpackhi_epi16(first, second) : _mm512_unpacklo_epi16(first, second))};
+}
+
+// All rows at once: interleaving takes one of the units that multiply.
+template <bool kHigh>
 KOMPAKT_X86_INLINE void MultiplyRowsBlock(const RowProduct& p, int64_t row, int64_t chunk) {
-  V sum[kRows][2];
-  float* const c = p.c + row * p.c_row + chunk * 2 * kLanes;
+  V sum[kLanes];
+  float* const c = p.c + row * p.c_row + chunk * 2 * kLanes + (kHigh ? kLanes : 0);
   const uint32_t* const a = p.a + row * p.a_row;
   const uint16_t* const b = static_cast<const uint16_t*>(p.b) + chunk * 2 * kLanes;
-  for (int i = 0; i < kRows; ++i) {
-    sum[i][0] = Load(c + i * p.c_row);
-    sum[i][1] = Load(c + i * p.c_row + kLanes);
+  const uint8_t* const next =
+      p.next == nullptr ? nullptr : p.next + (2 * chunk + (kHigh ? 1 : 0)) * kLanes * kLanes * 4;
+  for (int i = 0; i < kLanes; ++i) sum[i] = Load(c + i * p.c_row);
+  const int64_t pairs = p.n_b / 2;
+  for (int64_t k = 0; k < pairs; ++k) {
+    if (next != nullptr && k % 2 == 0) __builtin_prefetch(next + k * 32, 0, 2);
+    const U value = Interleave<kHigh>(b + 2 * k * p.b_k, p.b_k, true);
+    for (int i = 0; i < kLanes; ++i) sum[i] = MultiplyAdd(sum[i], value, BroadcastUnit(a + i * p.a_row + k * p.a_k));
   }
-  for (int64_t k = 0; 2 * k < p.n_b; ++k) {
-    const __m512i first = _mm512_loadu_si512(b + 2 * k * p.b_k);
-    const __m512i second = 2 * k + 1 < p.n_b ? _mm512_loadu_si512(b + (2 * k + 1) * p.b_k) : _mm512_setzero_si512();
-    const U low = {reinterpret_cast<__m512bh>(_mm512_unpacklo_epi16(first, second))};
-    const U high = {reinterpret_cast<__m512bh>(_mm512_unpackhi_epi16(first, second))};
-    for (int i = 0; i < kRows; ++i) {
-      const U weight = BroadcastUnit(a + i * p.a_row + k * p.a_k);
-      sum[i][0] = MultiplyAdd(sum[i][0], low, weight);
-      sum[i][1] = MultiplyAdd(sum[i][1], high, weight);
+  if (p.n_b % 2 != 0) {
+    const U value = Interleave<kHigh>(b + 2 * pairs * p.b_k, p.b_k, false);
+    for (int i = 0; i < kLanes; ++i) {
+      sum[i] = MultiplyAdd(sum[i], value, BroadcastUnit(a + i * p.a_row + pairs * p.a_k));
     }
   }
-  for (int i = 0; i < kRows; ++i) {
-    Store(c + i * p.c_row, sum[i][0]);
-    Store(c + i * p.c_row + kLanes, sum[i][1]);
-  }
+  for (int i = 0; i < kLanes; ++i) Store(c + i * p.c_row, sum[i]);
 }
 
 inline void MultiplyRows(const RowProduct& p) {
   for (int64_t chunk = 0; chunk < p.chunks; ++chunk) {
-    for (int64_t row = 0; row < p.rows; row += kRowsAtOnce) MultiplyRowsBlock<kRowsAtOnce>(p, row, chunk);
+    for (int64_t row = 0; row < p.rows; row += kLanes) {
+      MultiplyRowsBlock<false>(p, row, chunk);
+      MultiplyRowsBlock<true>(p, row, chunk);
+    }
   }
 }
 

@@ -89,7 +89,8 @@ TEST_P(EverySet, RopeRotatesAdjacentPairsOfEachHead) {
 TEST_P(EverySet, LatentAppendNormalisesTheLatentAndRotatesTheKey) {
   constexpr int64_t kRank = 40;
   constexpr int64_t kRope = 6;
-  AlignedBuffer bytes = *AlignedBuffer::Create(10 * LatentCache::LatentRowBytes(kRank, kRope, CacheFormat::kF32), "cache");
+  AlignedBuffer bytes =
+      *AlignedBuffer::Create(10 * LatentCache::LatentRowBytes(kRank, kRope, CacheFormat::kF32), "cache");
   const LatentCache cache{.rank = kRank, .rope = kRope, .capacity = 10, .data = bytes.data()};
   const std::vector<float> a = RandomVector(4 * (kRank + kRope), 2.0f, 1);
   const std::vector<float> weight = RandomVector(kRank, 1.0f, 2);

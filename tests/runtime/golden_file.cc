@@ -44,7 +44,8 @@ std::string CheckpointFolder(const std::string& name) {
   return std::string(KOMPAKT_TEST_DATA) + "/checkpoints/" + name;
 }
 
-std::shared_ptr<const Model> ExactModel(const std::string& checkpoint, const KernelSet* kernels, int threads) {
+std::shared_ptr<const Model> ExactModel(const std::string& checkpoint, const KernelSet* kernels, int threads,
+                                        CacheFormat cache_format) {
   static std::map<std::string, std::shared_ptr<const WeightStore>> stores;
   std::shared_ptr<const WeightStore>& store = stores[checkpoint];
   if (store == nullptr) {
@@ -60,7 +61,8 @@ std::shared_ptr<const Model> ExactModel(const std::string& checkpoint, const Ker
     }
     store = *weights;
   }
-  absl::StatusOr<std::shared_ptr<const Model>> model = Model::Load(store, {.threads = threads, .kernels = kernels});
+  absl::StatusOr<std::shared_ptr<const Model>> model =
+      Model::Load(store, {.threads = threads, .kernels = kernels, .cache_format = cache_format});
   if (!model.ok()) {
     ADD_FAILURE() << model.status();
     return nullptr;

@@ -17,6 +17,7 @@ std::vector<int32_t> GoldenInts(const std::string& path, const std::string& name
 std::string CheckpointFolder(const std::string& name);
 
 // An upstream checkpoint of tests/data in its exact form; each is read once. Null, and a failed test, on error.
-std::shared_ptr<const Model> ExactModel(const std::string& checkpoint, const KernelSet* kernels, int threads = 2);
+std::shared_ptr<const Model> ExactModel(const std::string& checkpoint, const KernelSet* kernels, int threads = 2,
+                                        CacheFormat cache_format = CacheFormat::kF32);
 
 }  // namespace kompakt
