@@ -12,6 +12,7 @@
 #include "format/packed_layout.h"
 #include "format/status.h"
 #include "quant/encoder.h"
+#include "runtime/linear_observer.h"
 
 namespace kompakt {
 namespace {
@@ -89,9 +90,18 @@ absl::Status AddOption(const TensorInfo& tensor, RoleOption option, Role& role) 
   return absl::OkStatus();
 }
 
+// What the conversion's calibration leaves of the damage of this role.
+double ShareOf(const Importance* importance, const ArchSpec& arch, const TensorInfo& tensor) {
+  TensorRole input = tensor.role;
+  if (importance == nullptr || !LinearInputOf(arch, tensor.role, &input)) return 1;
+  const CalibrationFile& file = importance->file();
+  if (file.FindMatrix(arch, tensor) >= 0) return kFeedbackShare;
+  return file.Find(input, tensor.layer, tensor.expert) >= 0 ? kWeightedShare : 1;
+}
+
 // The roles of the model with their options; `fixed` tells what overrides make of each tensor.
 absl::StatusOr<std::vector<Role>> RolesOf(const TensorSource& source, const ErrorWeights& weights,
-                                          const QuantRecipe& overrides) {
+                                          const QuantRecipe& overrides, const Importance* importance) {
   const ModelSchema& schema = source.schema();
   KOMPAKT_ASSIGN_OR_RETURN(const std::vector<QuantRecipe::Choice> fixed, overrides.Resolve(source));
   KOMPAKT_ASSIGN_OR_RETURN(std::vector<FormatChoices> all, FormatChoicesOf(source));
@@ -99,7 +109,7 @@ absl::StatusOr<std::vector<Role>> RolesOf(const TensorSource& source, const Erro
   for (FormatChoices& choices : all) {
     const TensorInfo tensor = choices.first;
     Role role;
-    role.weight = weights.Of(tensor.role, tensor.layer);
+    role.weight = weights.Of(tensor.role, tensor.layer) * ShareOf(importance, schema.arch(), tensor);
     const auto noise = [&](FormatId format) { return FormatOf(format).exact ? 0 : role.weight * FormatNoise(format); };
     if (overrides.IsOverridden(schema.arch(), tensor)) {
       const auto index = static_cast<size_t>(schema.Find(tensor.role, tensor.layer, tensor.expert));
@@ -401,7 +411,7 @@ absl::StatusOr<Allocation> Allocate(const TensorSource& source, const Allocation
   KOMPAKT_ASSIGN_OR_RETURN(QuantRecipe overrides, QuantRecipe::Parse("* = source\n", "allocate"));
   for (const std::string& flag : request.overrides) KOMPAKT_RETURN_IF_ERROR(overrides.AddOverride(flag));
   KOMPAKT_ASSIGN_OR_RETURN(const std::vector<Role> roles,
-                           RolesOf(source, ErrorWeights(arch, request.measured), overrides));
+                           RolesOf(source, ErrorWeights(arch, request.measured), overrides, request.importance));
   const std::vector<Group> groups = GroupsOf(roles);
   KOMPAKT_ASSIGN_OR_RETURN(const Picks picks, Choose(groups, request.budget_bytes));
 

@@ -20,14 +20,22 @@
 #include "absl/status/statusor.h"
 #include "format/tensor_source.h"
 #include "quant/error_weight.h"
+#include "quant/importance.h"
 #include "quant/recipe.h"
 
 namespace kompakt {
+
+// What calibration leaves of the damage, roughly: docs/quantization.md, "With error feedback".
+inline constexpr double kWeightedShare = 0.7;
+inline constexpr double kFeedbackShare = 0.4;
 
 struct AllocationRequest {
   uint64_t budget_bytes = 0;             // of tensor data: PackedLayout::tensor_bytes
   std::vector<MeasuredWeight> measured;  // empty: the built-in table alone
   std::vector<std::string> overrides;    // --tensor PATTERN=FORMAT: are obeyed, and count against the budget
+  // Of the conversion (null: data-free): matrices whose inputs it knows lose less than others, kWeightedShare or with
+  // second moments kFeedbackShare of the error. Null too when `measured` was measured with it: it is in those weights.
+  const Importance* importance = nullptr;
 };
 
 struct Allocation {

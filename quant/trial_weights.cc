@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <utility>
 
@@ -12,7 +13,16 @@ namespace {
 
 // The tiles and row scales of one matrix, where its blob has them.
 absl::StatusOr<MatrixReplacement> EncodeMatrix(const MatrixView& from, const TensorInfo& tensor, FormatId format,
+                                               const Importance* importance, const FeedbackPlan* feedback,
                                                ErrorStats* error) {
+  std::vector<float> columns;
+  FactorCache::Shared factor;
+  if (importance != nullptr) {
+    KOMPAKT_ASSIGN_OR_RETURN(columns, importance->Of(tensor));
+  }
+  if (feedback != nullptr) {
+    KOMPAKT_ASSIGN_OR_RETURN(factor, feedback->FactorOf(tensor));
+  }
   MatrixReplacement to;
   to.tensor = tensor;
   to.format = format;
@@ -30,12 +40,16 @@ absl::StatusOr<MatrixReplacement> EncodeMatrix(const MatrixView& from, const Ten
     in.values = values.data();
     in.n_rows = end - begin;
     in.cols = from.shape.cols;
+    in.importance = columns;
     float scales[kTileRows] = {};
     TileError tile;
+    const absl::Span<uint8_t> tiles =
+        absl::MakeSpan(to.blob).subspan(static_cast<uint64_t>(t) * tile_row_bytes, tile_row_bytes);
     const absl::Status encoded =
-        EncodeRowTile(format, SearchEffort::kDefault, in, scratch,
-                      absl::MakeSpan(to.blob).subspan(static_cast<uint64_t>(t) * tile_row_bytes, tile_row_bytes),
-                      absl::MakeSpan(scales), &tile);
+        factor == nullptr
+            ? EncodeRowTile(format, SearchEffort::kDefault, in, scratch, tiles, absl::MakeSpan(scales), &tile)
+            : EncodeRowTileWithFeedback(format, SearchEffort::kDefault, in, *factor, scratch, tiles,
+                                        absl::MakeSpan(scales), &tile);
     if (!encoded.ok()) return WithContext(encoded, absl::StrCat(tensor.Name(), ", rows from ", begin));
     if (row.side == SideKind::kRowScale) {
       std::memcpy(to.blob.data() + layout.side_offset + static_cast<uint64_t>(begin) * sizeof(float), scales,
@@ -49,9 +63,21 @@ absl::StatusOr<MatrixReplacement> EncodeMatrix(const MatrixView& from, const Ten
 }  // namespace
 
 absl::StatusOr<TrialWeights> EncodeTrial(const WeightStore& weights, absl::Span<const TensorInfo> tensors,
-                                         FormatId format, int threads, const std::atomic<bool>& interrupted) {
+                                         FormatId format, int threads, const std::atomic<bool>& interrupted,
+                                         const Importance* importance) {
   const auto count = static_cast<int64_t>(tensors.size());
   TrialWeights trial;
+  std::unique_ptr<const FeedbackPlan> feedback;
+  if (importance != nullptr && importance->file().has_matrices()) {
+    // All else counts as kept: so no channels change places.
+    const ModelSchema& schema = weights.schema();
+    std::vector<TensorForm> forms(schema.tensors().size(), {format, true});
+    for (const TensorInfo& tensor : tensors) {
+      forms[static_cast<size_t>(schema.Find(tensor.role, tensor.layer, tensor.expert))].exact = false;
+    }
+    KOMPAKT_ASSIGN_OR_RETURN(
+        feedback, FeedbackPlan::Create(*importance, schema, std::move(forms), kDefaultDamping, &interrupted));
+  }
   trial.matrices.resize(tensors.size());
   std::vector<ErrorStats> errors(tensors.size());
   absl::Status status;
@@ -67,7 +93,7 @@ absl::StatusOr<TrialWeights> EncodeTrial(const WeightStore& weights, absl::Span<
     try {
       absl::StatusOr<MatrixView> from = weights.Matrix(tensors[at]);
       absl::StatusOr<MatrixReplacement> to =
-          from.ok() ? EncodeMatrix(*from, tensors[at], format, &errors[at]) : from.status();
+          from.ok() ? EncodeMatrix(*from, tensors[at], format, importance, feedback.get(), &errors[at]) : from.status();
       encoded = to.status();
       if (encoded.ok()) trial.matrices[at] = *std::move(to);
     } catch (const std::bad_alloc&) {

@@ -113,10 +113,12 @@ absl::StatusOr<ChosenRecipe> ChooseRecipe(const RecipeFlags& flags, const Tensor
     AllocationRequest request;
     request.budget_bytes = chosen.size_budget_bytes;
     request.overrides = flags.overrides;
+    request.importance = importance;
     if (!flags.sensitivity.empty()) {
       KOMPAKT_ASSIGN_OR_RETURN(const SensitivityReport measured, ReadSensitivity(flags.sensitivity));
       KOMPAKT_RETURN_IF_ERROR(CheckSameDepth(measured, source.schema().arch(), flags.sensitivity));
       request.measured = measured.Weights();
+      if (!measured.calibration.empty()) request.importance = nullptr;
     }
     absl::StatusOr<Allocation> allocation = Allocate(source, request);
     if (!allocation.ok()) return WithContext(allocation.status(), flags.size.empty() ? "--bpw" : "--size");

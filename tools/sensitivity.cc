@@ -1,4 +1,5 @@
 // kompakt sensitivity MODEL -f TEXT [-o FILE] [--format q4_g32] [--bands 8] [--layers A-B] [--tokens N] [-c 512] [-t N]
+//     [--calibration FILE]
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -10,6 +11,7 @@
 #include "format/file_system.h"
 #include "format/near_names.h"
 #include "format/status.h"
+#include "quant/allocate.h"
 #include "quant/trial_weights.h"
 #include "runtime/tokenizer.h"
 #include "tools/json_text.h"
@@ -38,6 +40,8 @@ class SensitivityVerb : public Verb {
     app.add_option("-f,--file", text_, "Text file (its bytes are taken as they are); - reads stdin")->required();
     app.add_option("-o,--output", output_, "Write the result to this file, for --sensitivity of convert and plan");
     app.add_option("--format", format_, "What a part of the model is quantized to")->capture_default_str();
+    app.add_option("--calibration", calibration_,
+                   "Encode the parts as convert --calibration does (default: data-free), for conversions with it");
     app.add_option("--bands", bands_, "Bands that the layers are cut into")->capture_default_str();
     app.add_option("--layers", layers_, "Only these: A-B, or one number; and no embedding and head");
     app.add_option("--tokens", tokens_, "Tokens of the text, in whole chunks; each part takes two passes over them")
@@ -68,6 +72,12 @@ class SensitivityVerb : public Verb {
     report.model = model_;
     report.text = text_;
     report.format = format_;
+    report.format_error = FormatNoise(format);
+    report.calibration = calibration_;
+    if (!calibration_.empty()) {
+      KOMPAKT_ASSIGN_OR_RETURN(auto file, CalibrationFile::Open(PosixFileSystem(), calibration_));
+      KOMPAKT_ASSIGN_OR_RETURN(importance_, Importance::Create(std::move(file), model.weights->schema(), model.assets));
+    }
     report.num_hidden_layers = model.weights->schema().arch().num_hidden_layers();
     report.context = context_;
     report.chunks = bench->chunks();
@@ -143,8 +153,8 @@ class SensitivityVerb : public Verb {
     report.floor_frozen = floor.kl_frozen.mean();
     progress.Update(1, parts);
     for (const Trial& trial : trials) {
-      KOMPAKT_ASSIGN_OR_RETURN(TrialWeights weights,
-                               EncodeTrial(*model.weights, trial.tensors, format, options_.threads, Interrupted()));
+      KOMPAKT_ASSIGN_OR_RETURN(TrialWeights weights, EncodeTrial(*model.weights, trial.tensors, format,
+                                                                 options_.threads, Interrupted(), importance_.get()));
       SensitivityUnit unit;
       unit.weight_class = std::string(trial.weight_class->name);
       unit.first_layer = trial.first_layer;
@@ -193,6 +203,8 @@ class SensitivityVerb : public Verb {
   std::string output_;
   std::string format_ = "q4_g32";
   std::string layers_;
+  std::string calibration_;
+  std::shared_ptr<const Importance> importance_;  // null: data-free
   int64_t bands_ = 8;
   int64_t tokens_ = 2048;
   int64_t context_ = 512;

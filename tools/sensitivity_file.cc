@@ -87,8 +87,8 @@ absl::StatusOr<SensitivityUnit> ParseUnit(const Json& json, const std::string& w
 }  // namespace
 
 double SensitivityReport::WeightOf(const SensitivityUnit& unit) const {
-  if (!(unit.relative_error > 0) || unit.roles < 1) return 0;
-  return std::max(0.0, unit.kl_free - floor_free) / unit.relative_error / static_cast<double>(unit.roles);
+  if (!(format_error > 0) || unit.roles < 1) return 0;
+  return std::max(0.0, unit.kl_free - floor_free) / format_error / static_cast<double>(unit.roles);
 }
 
 std::vector<MeasuredWeight> SensitivityReport::Weights() const {
@@ -118,6 +118,8 @@ Json SensitivityJson(const SensitivityReport& report) {
           {"model", report.model},
           {"text", report.text},
           {"format", report.format},
+          {"format_error", report.format_error},
+          {"calibration", report.calibration},
           {"num_hidden_layers", report.num_hidden_layers},
           {"context", report.context},
           {"chunks", report.chunks},
@@ -136,6 +138,8 @@ absl::StatusOr<SensitivityReport> ParseSensitivity(const std::string& text, cons
   report.model = fields.Text("model");
   report.text = fields.Text("text");
   report.format = fields.Text("format");
+  report.format_error = fields.Number("format_error");
+  report.calibration = fields.Text("calibration");
   report.num_hidden_layers = fields.Integer("num_hidden_layers", 1, kMostLayers);
   report.context = fields.Integer("context", 1, int64_t{1} << 40);
   report.chunks = fields.Integer("chunks", 1, int64_t{1} << 40);

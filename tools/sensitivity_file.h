@@ -31,6 +31,8 @@ struct SensitivityReport {
   std::string model;
   std::string text;
   std::string format;
+  double format_error = 0;  // its relative squared error on Gaussian weights: FormatNoise
+  std::string calibration;  // of the trials; empty: data-free
   int64_t num_hidden_layers = 0;
   int64_t context = 0;
   int64_t chunks = 0;
@@ -39,7 +41,9 @@ struct SensitivityReport {
   double floor_frozen = 0;
   std::vector<SensitivityUnit> units;
 
-  // (kl_free - floor) / relative_error / roles, never below 0: what ErrorWeights takes.
+  // (kl_free - floor) / format_error / roles, never below 0: what ErrorWeights takes. So at the format of the trials
+  // the allocator expects the KL that was measured, whatever the weights of this part are like and however they are
+  // encoded.
   double WeightOf(const SensitivityUnit& unit) const;
   std::vector<MeasuredWeight> Weights() const;
 };

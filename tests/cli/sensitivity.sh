@@ -27,6 +27,14 @@ expect 2 "$KOMPAKT" sensitivity "$TINY" -f text.txt --format bf16
 expect 2 "$KOMPAKT" sensitivity "$TINY" -f text.txt --layers 3-1
 expect 2 "$KOMPAKT" sensitivity "$TINY" -f text.txt --layers 0-4
 
+# Measured as a conversion with a calibration encodes: feedback trades error of the weights for error of the outputs.
+expect 0 "$KOMPAKT" calibrate "$TINY" -f text.txt --tokens 1024 --hessian -o h.kcal
+expect 0 "$KOMPAKT" sensitivity "$TINY" -f text.txt --tokens 256 -c 256 --bands 1 --calibration h.kcal -o fed.json --json
+check "it says so" number 'd["calibration"] == "h.kcal" and 0.004 < d["format_error"] < 0.006'
+check "errors of weights are larger" number 'all(u["relative_error"] > 0.0052 for u in d["units"] if u["class"] != "embedding")'
+expect 0 "$KOMPAKT" convert "$TINY" fed.kpk --size 8275136 --sensitivity fed.json --calibration h.kcal
+expect 3 "$KOMPAKT" sensitivity "$TINY" -f text.txt --calibration text.txt
+
 # The page of compare, with it.
 expect 0 "$KOMPAKT" compare "$TINY" a.kpk -f text.txt -c 256 --floor-chunks 1 --html page.html --sensitivity s.json
 check "the page is well-formed and loads nothing" "$PYTHON" - page.html <<'END'

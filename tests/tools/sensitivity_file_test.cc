@@ -16,13 +16,15 @@ SensitivityReport Report() {
   report.model = "model";
   report.text = "text";
   report.format = "q4_g32";
+  report.format_error = 0.5;
+  report.calibration = "x.kcal";
   report.num_hidden_layers = 4;
   report.context = 512;
   report.chunks = 4;
   report.tokens_scored = 1020;
   report.floor_free = 0.25;
   report.floor_frozen = 0.125;
-  report.units.push_back({"head", -1, -1, 1, 100, 0.5, 1.25, 0.1, 1.0, 0.1});
+  report.units.push_back({"head", -1, -1, 1, 100, 0.75, 1.25, 0.1, 1.0, 0.1});
   report.units.push_back({"experts.down", 1, 3, 4, 300, 0.25, 0.125, 0.1, 0.0, 0.1});
   return report;
 }
