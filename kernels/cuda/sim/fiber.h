@@ -30,6 +30,7 @@ class Fiber {
   void* stack_pointer_ = nullptr;
   char* stack_ = nullptr;  // lowest address
   void (*entry_)() = nullptr;
+  bool started_ = false;
   [[maybe_unused]] void* fake_stack_ = nullptr;    // address sanitizer's
   [[maybe_unused]] void* thread_state_ = nullptr;  // thread sanitizer's
 };

@@ -58,7 +58,7 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 #define blockDim (::kompakt::cuda_sim::current_place->block_dim)
 #define gridDim (::kompakt::cuda_sim::current_place->grid_dim)
 
-#define KOMPAKT_SITE , ::kompakt::cuda_sim::Site site = ::kompakt::cuda_sim::Site::current()
+#define KOMPAKT_SITE , [[maybe_unused]] ::kompakt::cuda_sim::Site site = ::kompakt::cuda_sim::Site::current()
 #define KOMPAKT_HERE , site
 #define KOMPAKT_UNROLL
 
