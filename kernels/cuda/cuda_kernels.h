@@ -11,6 +11,7 @@
 #include "kernels/cuda/elementwise_params.h"
 #include "kernels/cuda/ffn_params.h"
 #include "kernels/cuda/linear_params.h"
+#include "kernels/cuda/mla_params.h"
 #include "kernels/cuda/router_params.h"
 
 namespace kompakt {
@@ -24,6 +25,13 @@ struct CudaKernels {
   int (*ffn)(const cuda::FfnParams& p, void* stream);
   int (*expert_ffn)(const cuda::ExpertFfnParams& p, void* stream);
   int (*head)(const cuda::HeadParams& p, void* stream);
+
+  int (*mla_append)(const cuda::MlaAppendParams& p, void* stream);
+  int (*mla_absorb)(const cuda::MlaAbsorbParams& p, void* stream);
+  int (*mla_decode)(const cuda::MlaDecodeParams& p, void* stream);
+  int (*mla_combine)(const cuda::MlaCombineParams& p, void* stream);
+  int (*mla_decompress)(const cuda::MlaDecompressParams& p, void* stream);
+  int (*mla_prefill)(const cuda::MlaPrefillParams& p, void* stream);
 };
 
 }  // namespace kompakt

@@ -3,6 +3,7 @@
 #include "kernels/cuda/elementwise.cuh"
 #include "kernels/cuda/ffn.cuh"
 #include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/mla.cuh"
 
 namespace kompakt::KOMPAKT_BACKEND {
 
@@ -16,6 +17,12 @@ const CudaKernels kCudaKernels = {
     .ffn = Ffn,
     .expert_ffn = ExpertFfn,
     .head = Head,
+    .mla_append = MlaAppend,
+    .mla_absorb = MlaAbsorb,
+    .mla_decode = MlaDecode,
+    .mla_combine = MlaCombine,
+    .mla_decompress = MlaDecompress,
+    .mla_prefill = MlaPrefill,
 };
 
 }  // namespace kompakt::KOMPAKT_BACKEND

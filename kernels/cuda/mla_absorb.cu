@@ -1,0 +1,205 @@
+// MlaAppend and MlaAbsorb: what happens to a token's latent and queries before it attends.
+#include "kernels/cuda/mla.cuh"
+
+namespace kompakt::KOMPAKT_BACKEND {
+namespace {
+
+using cuda::DeviceLatentCache;
+using cuda::KvBFormat;
+using cuda::LatentFormat;
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+
+// FP8 E4M3, to nearest even, of |x| <= 448.
+KOMPAKT_DEVICE uint32_t EncodeE4m3(float x) {
+  const uint32_t sign = __float_as_uint(x) >> 24 & 0x80u;
+  const uint32_t bits = __float_as_uint(x) & 0x7fffffffu;
+  if (bits < 121u << 23) {  // below 2^-6: a multiple of 2^-9
+    return sign | static_cast<uint32_t>(__float2int_rn(__uint_as_float(bits) * 512.0f));
+  }
+  const uint32_t rebased = bits - (120u << 23);
+  return sign | (rebased + 0x7ffffu + (rebased >> 20 & 1u)) >> 20;
+}
+
+// The scale of a group in BF16 bits, and codes, one per lane (`x` of a lane behind the rank is 0). NaN where a value is
+// not finite, so that it is not hidden.
+template <LatentFormat kFormat>
+KOMPAKT_DEVICE uint32_t QuantizeLane(float x, uint32_t* code KOMPAKT_SITE) {
+  const float largest = WarpMax(fabsf(x) KOMPAKT_HERE);
+  const bool finite = __all_sync(kFullWarp, fabsf(x) <= 3.4028235e38f KOMPAKT_HERE) != 0;
+  *code = 0;
+  if (!finite) return 0x7fc0u;
+  if (largest == 0) return 0;
+  if constexpr (kFormat == LatentFormat::kInt8) {
+    // The least BF16 that is not below it, so that no code passes 127.
+    const uint32_t scale = (__float_as_uint(largest / 127.0f) + 0xffffu) >> 16;
+    const int rounded = __float2int_rn(x / LowBf16(scale));
+    *code = static_cast<uint32_t>(max(-127, min(127, rounded))) & 255u;
+    return scale;
+  } else {
+    // The least power of two that brings the group within 448 = 1.75 * 2^8; a normal number.
+    const uint32_t bits = __float_as_uint(largest);
+    const int above = (bits & 0x7fffffu) > 0x600000u ? 1 : 0;
+    const int exponent = max(1, static_cast<int>(bits >> 23) - 8 + above);
+    const uint32_t scale = static_cast<uint32_t>(exponent) << 7;
+    *code = EncodeE4m3(x / LowBf16(scale));
+    return scale;
+  }
+}
+
+KOMPAKT_DEVICE float RotatedFirst(float a, float b, float c, float s) { return a * c - b * s; }
+KOMPAKT_DEVICE float RotatedSecond(float a, float b, float c, float s) { return a * s + b * c; }
+
+// Token `t` of p, by one block.
+template <LatentFormat kFormat>
+KOMPAKT_DEVICE void AppendToken(const cuda::MlaAppendParams& p, int t) {
+  KOMPAKT_SHARED(float, values, DeviceLatentCache::kMaxRank);
+  KOMPAKT_SHARED(float, partial, kWarps);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const int rank = p.cache.rank;
+  const float* const a = p.a + t * p.a_stride;
+  float sum = 0;
+  for (int i = thread; i < rank; i += kThreads) {
+    const float x = LoadCached(a + i);
+    values[i] = x;
+    sum += x * x;
+  }
+  sum = WarpSum(sum);
+  if (lane == 0) partial[warp] = sum;
+  __syncthreads();
+  float total = 0;
+  KOMPAKT_UNROLL
+  for (int i = 0; i < kWarps; ++i) total += partial[i];
+  const float scale = 1.0f / sqrtf(total / static_cast<float>(rank) + p.eps);
+
+  uint8_t* const row = p.cache.data + (*p.position + t) * static_cast<int64_t>(p.cache.row_bytes());
+  if constexpr (kFormat == LatentFormat::kBf16) {
+    auto* const out = reinterpret_cast<uint32_t*>(row);
+    for (int i = thread; i < p.cache.rank_padded() / 2; i += kThreads) {
+      float y[2];
+      KOMPAKT_UNROLL
+      for (int j = 0; j < 2; ++j) {
+        const int at = 2 * i + j;
+        y[j] = at < rank ? static_cast<float>(values[at]) * scale * LoadCached(p.norm_weight + at) : 0.0f;
+      }
+      out[i] = PackBf16(y[0], y[1]);
+    }
+  } else {
+    auto* const scales = reinterpret_cast<uint16_t*>(row + p.cache.rank_padded());
+    for (int group = warp; group < p.cache.scale_bytes() / 2; group += kWarps) {
+      const int at = group * DeviceLatentCache::kGroup + lane;
+      const float y = at < rank ? static_cast<float>(values[at]) * scale * LoadCached(p.norm_weight + at) : 0.0f;
+      uint32_t code;
+      const uint32_t group_scale = QuantizeLane<kFormat>(y, &code);
+      if (at < p.cache.rank_padded()) row[at] = static_cast<uint8_t>(code);
+      if (lane == 0) scales[group] = static_cast<uint16_t>(group_scale);
+    }
+  }
+  auto* const key = reinterpret_cast<uint32_t*>(row + p.cache.rope_offset());
+  for (int i = thread; i < p.cache.rope_padded() / 2; i += kThreads) {
+    uint32_t pair = 0;
+    if (2 * i < p.cache.rope) {
+      const float x = LoadCached(a + rank + 2 * i), y = LoadCached(a + rank + 2 * i + 1);
+      const float* const angle = p.cos_sin + static_cast<int64_t>(t) * p.cache.rope + 2 * i;
+      const float c = LoadCached(angle), s = LoadCached(angle + 1);
+      pair = PackBf16(RotatedFirst(x, y, c, s), RotatedSecond(x, y, c, s));
+    }
+    key[i] = pair;
+  }
+}
+
+KOMPAKT_DEVICE void AppendTokenOf(const cuda::MlaAppendParams& p, int t) {
+  switch (p.cache.format) {
+    case LatentFormat::kBf16:
+      return AppendToken<LatentFormat::kBf16>(p, t);
+    case LatentFormat::kFp8:
+      return AppendToken<LatentFormat::kFp8>(p, t);
+    case LatentFormat::kInt8:
+      return AppendToken<LatentFormat::kInt8>(p, t);
+  }
+}
+
+// Block t: token t.
+__global__ void __launch_bounds__(kThreads) MlaAppendKernel(const cuda::MlaAppendParams p) {
+  AppendTokenOf(p, static_cast<int>(blockIdx.x));
+}
+
+// Block (head, token); block (heads, token) appends. A warp takes column tiles: each lane sums 4 columns over the rows
+// it has of them (LoadPatch), then the 4 lanes of the same columns add up.
+template <KvBFormat kFormat>
+__global__ void __launch_bounds__(kThreads) MlaAbsorbKernel(const cuda::MlaAbsorbParams p) {
+  const int head = static_cast<int>(blockIdx.x), t = static_cast<int>(blockIdx.y);
+  if (head == p.heads) {
+    AppendTokenOf(p.append, t);
+    return;
+  }
+  KOMPAKT_SHARED(float, scaled, cuda::kMaxHeadDim);  // nope part of the query
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const float factor = p.softmax_scale * 1.44269504f;
+  const int q_width = p.nope_dim + p.rope_dim;
+  const float* const q = p.q + (static_cast<int64_t>(t) * p.heads + head) * q_width;
+  for (int i = thread; i < p.nope_dim; i += kThreads) scaled[i] = LoadCached(q + i) * factor;
+  __syncthreads();
+
+  const int rank_padded = (p.rank + 15) / 16 * 16, rope_padded = (p.rope_dim + 15) / 16 * 16;
+  uint16_t* const out = p.latent_q + (static_cast<int64_t>(t) * p.heads + head) * (rank_padded + rope_padded);
+  const int first = head * (p.nope_dim + p.value_dim), end = first + p.nope_dim;  // rows of W_UK
+  const int col_tiles = (p.rank + 31) / 32;
+  for (int col_tile = warp; col_tile < col_tiles; col_tile += kWarps) {
+    float sum[4] = {};
+    for (int row_tile = first / 16; row_tile <= (end - 1) / 16; ++row_tile) {
+      float w[4][4];
+      LoadPatch<kFormat>(p.kv_b, col_tiles, row_tile, col_tile, lane, w);
+      KOMPAKT_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int row = row_tile * 16 + lane % 4 * 4 + i;
+        if (row < first || row >= end) continue;
+        const float x = scaled[row - first];
+        const float y = x * KvBScale<kFormat>(p.kv_b, col_tiles, row, col_tile);
+        KOMPAKT_UNROLL
+        for (int j = 0; j < 4; ++j) sum[j] = fmaf(y, w[i][j], sum[j]);
+      }
+    }
+    KOMPAKT_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      sum[j] += __shfl_xor_sync(kFullWarp, sum[j], 1);
+      sum[j] += __shfl_xor_sync(kFullWarp, sum[j], 2);
+      // A tile's columns behind the rank decode to anything.
+      if (col_tile * 32 + lane / 4 * 4 + j >= p.rank) sum[j] = 0;
+    }
+    const int col = col_tile * 32 + lane / 4 * 4;
+    if (lane % 4 == 0 && col < rank_padded) {
+      *reinterpret_cast<uint2*>(out + col) = make_uint2(PackBf16(sum[0], sum[1]), PackBf16(sum[2], sum[3]));
+    }
+  }
+  for (int i = thread; i < rope_padded / 2; i += kThreads) {
+    uint32_t pair = 0;
+    if (2 * i < p.rope_dim) {
+      const float x = LoadCached(q + p.nope_dim + 2 * i), y = LoadCached(q + p.nope_dim + 2 * i + 1);
+      const float* const angle = p.cos_sin + static_cast<int64_t>(t) * p.rope_dim + 2 * i;
+      const float c = LoadCached(angle), s = LoadCached(angle + 1);
+      pair = PackBf16(RotatedFirst(x, y, c, s) * factor, RotatedSecond(x, y, c, s) * factor);
+    }
+    reinterpret_cast<uint32_t*>(out + rank_padded)[i] = pair;
+  }
+}
+
+}  // namespace
+
+int MlaAppend(const cuda::MlaAppendParams& p, void* stream) {
+  return Launch(
+      {.name = "mla_append", .grid = dim3(static_cast<unsigned>(p.tokens)), .block = dim3(kThreads), .stream = stream},
+      MlaAppendKernel, p);
+}
+
+int MlaAbsorb(const cuda::MlaAbsorbParams& p, void* stream) {
+  const auto blocks = static_cast<unsigned>(p.heads + (p.append.tokens > 0 ? 1 : 0));
+  const LaunchConfig config{.name = "mla_absorb",
+                            .grid = dim3(blocks, static_cast<unsigned>(p.tokens)),
+                            .block = dim3(kThreads),
+                            .stream = stream};
+  return ForKvBFormat(p.kv_b.format, [&]<KvBFormat kFormat>() { return Launch(config, MlaAbsorbKernel<kFormat>, p); });
+}
+
+}  // namespace kompakt::KOMPAKT_BACKEND
