@@ -25,7 +25,7 @@ KOMPAKT_DEVICE bool Before(const Candidate& b, const Candidate& a) {
 
 // The best of all lanes, in every lane.
 KOMPAKT_DEVICE Candidate WarpBest(Candidate mine) {
-#pragma unroll
+  KOMPAKT_UNROLL
   for (int offset = 16; offset > 0; offset /= 2) {
     const Candidate other{__shfl_xor_sync(kFullWarp, mine.value, offset),
                           __shfl_xor_sync(kFullWarp, mine.index, offset)};
@@ -35,7 +35,7 @@ KOMPAKT_DEVICE Candidate WarpBest(Candidate mine) {
 }
 
 KOMPAKT_DEVICE double WarpSumF64(double v) {
-#pragma unroll
+  KOMPAKT_UNROLL
   for (int offset = 16; offset > 0; offset /= 2) v += __shfl_xor_sync(kFullWarp, v, offset);
   return v;
 }

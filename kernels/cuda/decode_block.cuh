@@ -22,9 +22,9 @@ template <int kTokens>
 KOMPAKT_DEVICE void StorePartial(const RowSums<kTokens>& sums, SharedPtr<float> partial) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   if (lane >= 4) return;
-#pragma unroll
+  KOMPAKT_UNROLL
   for (int t = 0; t < kTokens; ++t) {
-#pragma unroll
+    KOMPAKT_UNROLL
     for (int r = 0; r < 4; ++r) partial[(t * kDecodeWarps + warp) * 16 + lane * 4 + r] = sums.v[r][t];
   }
 }
@@ -35,7 +35,7 @@ template <int kParts>
 KOMPAKT_DEVICE float Collect(SharedPtr<float> partial, int token, int first) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   float v = 0;
-#pragma unroll
+  KOMPAKT_UNROLL
   for (int part = 0; part < kParts; ++part) {
     const float s = partial[(token * kDecodeWarps + first + 2 * part + lane / 16) * 16 + lane % 16];
     v += s;
@@ -61,7 +61,7 @@ KOMPAKT_DEVICE float MultiplyBlock(const cuda::Matrix& w, int block, const cuda:
 template <int kTokens>
 KOMPAKT_DEVICE TokenRows<kTokens> RowsOfChunk(int64_t chunk, int64_t tokens) {
   TokenRows<kTokens> rows;
-#pragma unroll
+  KOMPAKT_UNROLL
   for (int t = 0; t < kTokens; ++t) rows.row[t] = static_cast<int>(min(chunk * kTokens + t, tokens - 1));
   return rows;
 }

@@ -66,11 +66,11 @@ __global__ void __launch_bounds__(kDecodeThreads) ChooseExpertsKernel(const cuda
 // A warp per 32 values.
 __global__ void __launch_bounds__(256) QuantizeKernel(const cuda::QuantizeParams p) {
   const int cols = p.out.next.cols;
-  const int64_t warp = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) / 32;
-  const int64_t groups = cuda::Groups(cols);
+  const int warp = static_cast<int>(blockIdx.x * 8 + threadIdx.x / 32);
+  const int groups = static_cast<int>(cuda::Groups(cols));
   const int64_t token = warp / groups;
   if (token >= p.tokens) return;
-  const int group = static_cast<int>(warp % groups);
+  const int group = warp % groups;
   const int col = group * 32 + static_cast<int>(threadIdx.x) % 32;
   FinishRows(p.out, token, group, cols, col < cols ? LoadCached(p.x + token * p.x_stride + col) : 0);
 }
@@ -78,11 +78,11 @@ __global__ void __launch_bounds__(256) QuantizeKernel(const cuda::QuantizeParams
 // A warp per 32 columns of a row of the table, lane = column.
 __global__ void __launch_bounds__(256) EmbedKernel(const cuda::EmbedParams p) {
   const int cols = p.table.cols;
-  const int64_t warp = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) / 32;
-  const int64_t groups = cuda::Groups(cols);
+  const int warp = static_cast<int>(blockIdx.x * 8 + threadIdx.x / 32);
+  const int groups = static_cast<int>(cuda::Groups(cols));
   const int64_t token = warp / groups;
   if (token >= p.tokens) return;
-  const int tile = static_cast<int>(warp % groups);
+  const int tile = warp % groups;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int id = LoadCached(p.ids + token);
   const int row = id % 16;

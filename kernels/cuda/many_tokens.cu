@@ -237,11 +237,11 @@ __global__ void __launch_bounds__(kManyThreads) ExpertDownOfManyKernel(const cud
 __global__ void __launch_bounds__(256) CombineKernel(const cuda::ExpertFfnParams p, const float* shared) {
   const ExpertPlan plan = PlanOf(p);
   const int hidden = p.routed.down.rows;
-  const int64_t blocks = cuda::Groups(hidden);
-  const int64_t warp = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) / 32;
+  const int blocks = static_cast<int>(cuda::Groups(hidden));
+  const int warp = static_cast<int>(blockIdx.x * 8 + threadIdx.x / 32);
   const int64_t token = warp / blocks;
   if (token >= p.tokens) return;
-  const int block = static_cast<int>(warp % blocks);
+  const int block = warp % blocks;
   const int row = block * 32 + static_cast<int>(threadIdx.x) % 32;
   float v = 0;
   if (row < hidden) {

@@ -45,7 +45,7 @@ struct Fragment {
 
   KOMPAKT_DEVICE void Load(const uint8_t* tile, int segment, int quad) {
     const int first = kLowCols >= 8 ? segment * 8 / kLowCols : segment * kLines;
-#pragma unroll
+    KOMPAKT_UNROLL
     for (int i = 0; i < kLines; ++i) low[i] = LoadStreaming<uint4>(tile + (first + i) * kLineBytes + quad * 16);
     if constexpr (F::kInteger) {
       if constexpr (F::kHighBits > 0) {
@@ -96,14 +96,14 @@ KOMPAKT_DEVICE void AddCodes(const Fragment<F>& w, int tile, int segment, const 
   const auto groups = static_cast<uint32_t>(cuda::Groups(x.cols));
   uint32_t values[4][2];
   float scale[4], shift[4];
-#pragma unroll
+  KOMPAKT_UNROLL
   for (int r = 0; r < 4; ++r) {
     values[r][0] = w.Values(r, segment, 0);
     values[r][1] = w.Values(r, segment, 1);
     scale[r] = F::Scale(w.ScaleBits(r));
     shift[r] = F::Shift(w.ScaleBits(r));
   }
-#pragma unroll
+  KOMPAKT_UNROLL
   for (int t = 0; t < kTokens; ++t) {
     const auto row = static_cast<uint32_t>(tokens.row[t]);
     const int8_t* const codes = x.codes + (row * x.planes * groups * 32 + tile * 32 + segment * 8);
@@ -120,20 +120,20 @@ KOMPAKT_DEVICE void AddCodes(const Fragment<F>& w, int tile, int segment, const 
       }
     }
     int dot[4];
-#pragma unroll
+    KOMPAKT_UNROLL
     for (int r = 0; r < 4; ++r) {
       dot[r] = __dp4a(static_cast<int>(values[r][0]), static_cast<int>(c.x), 0);
       dot[r] = __dp4a(static_cast<int>(values[r][1]), static_cast<int>(c.y), dot[r]);
     }
     if (x.planes == 2) {
       const uint2 low = LoadCached(reinterpret_cast<const uint2*>(codes + groups * 32));
-#pragma unroll
+      KOMPAKT_UNROLL
       for (int r = 0; r < 4; ++r) {
         dot[r] = __dp4a(static_cast<int>(values[r][0]), static_cast<int>(low.x), dot[r] * 256);
         dot[r] = __dp4a(static_cast<int>(values[r][1]), static_cast<int>(low.y), dot[r]);
       }
     }
-#pragma unroll
+    KOMPAKT_UNROLL
     for (int r = 0; r < 4; ++r) {
       float v = static_cast<float>(dot[r]);
       if constexpr (F::kShifted) v = fmaf(shift[r], sum, v);
@@ -147,22 +147,22 @@ template <typename F, int kTokens>
 KOMPAKT_DEVICE void AddFloats(const Fragment<F>& w, int tile, int segment, [[maybe_unused]] float block_scale,
                               const cuda::Activations& x, const TokenRows<kTokens>& tokens, Sums<kTokens>& acc) {
   const auto groups = static_cast<uint32_t>(cuda::Groups(x.cols));
-#pragma unroll
+  KOMPAKT_UNROLL
   for (int r = 0; r < 4; ++r) {
     float v[8];
     float scale = block_scale;
     if constexpr (F::kInteger) {
       scale = F::Scale(w.ScaleBits(r));
       const float shift = F::Shift(w.ScaleBits(r));
-#pragma unroll
+      KOMPAKT_UNROLL
       for (int i = 0; i < 8; ++i) {
         v[i] = static_cast<float>(static_cast<int8_t>(w.Values(r, segment, i / 4) >> (8 * (i % 4)))) + shift;
       }
     } else {
-#pragma unroll
+      KOMPAKT_UNROLL
       for (int i = 0; i < 8; ++i) v[i] = w.Value(r, i);
     }
-#pragma unroll
+    KOMPAKT_UNROLL
     for (int t = 0; t < kTokens; ++t) {
       const auto* const at =
           reinterpret_cast<const float4*>(x.x + (tokens.row[t] * groups * 32 + tile * 32 + segment * 8));
@@ -197,12 +197,12 @@ KOMPAKT_DEVICE void MultiplyPairs(const cuda::Matrix& w, int row_tile, int first
   }
   for (int tile = first * 2 + lane / 16; tile < col_tiles; tile += 2 * stride * kAhead) {
     Fragment<F> fragments[kAhead];
-#pragma unroll
+    KOMPAKT_UNROLL
     for (int i = 0; i < kAhead; ++i) {
       const int at = tile + 2 * stride * i;
       if (at < col_tiles) fragments[i].Load(tiles + static_cast<uint64_t>(at) * F::kTileBytes, segment, quad);
     }
-#pragma unroll
+    KOMPAKT_UNROLL
     for (int i = 0; i < kAhead; ++i) {
       const int at = tile + 2 * stride * i;
       if (at >= col_tiles) break;
@@ -242,19 +242,19 @@ KOMPAKT_DEVICE RowSums<kTokens> MultiplyRowTile(const cuda::Matrix& w, int row_t
     } else {
       MultiplyPairs<F, kTokens, false>(w, row_tile, first, stride, x, tokens, sums);
     }
-#pragma unroll
+    KOMPAKT_UNROLL
     for (int r = 0; r < 4; ++r) {
       const float factor =
           RowFactor<F>(reinterpret_cast<const float*>(w.data + w.side_offset), row_tile * 16 + quad * 4 + r);
-#pragma unroll
+      KOMPAKT_UNROLL
       for (int t = 0; t < kTokens; ++t) sums[r][t] *= factor;
     }
   });
-#pragma unroll
+  KOMPAKT_UNROLL
   for (int r = 0; r < 4; ++r) {
-#pragma unroll
+    KOMPAKT_UNROLL
     for (int t = 0; t < kTokens; ++t) {
-#pragma unroll
+      KOMPAKT_UNROLL
       for (int offset = 4; offset < 32; offset *= 2) {
         sums[r][t] += __shfl_xor_sync(kFullWarp, sums[r][t], offset);
       }

@@ -52,13 +52,13 @@ KOMPAKT_DEVICE uint32_t LookUp(uint32_t codes) {
   constexpr int kOctets = 1 << (kBits - 3);
   const uint32_t selector = Nibbles(codes & 0x07070707u);
   uint32_t v[kOctets];
-#pragma unroll
+  KOMPAKT_UNROLL
   for (int i = 0; i < kOctets; ++i) v[i] = __byte_perm(Words::Word(2 * i), Words::Word(2 * i + 1), selector);
-#pragma unroll
+  KOMPAKT_UNROLL
   for (int bit = 3; bit < kBits; ++bit) {
     // Byte i of the first of a pair, or of the second where the bit is set.
     const uint32_t half = Nibbles(codes >> (bit - 2) & 0x04040404u) | 0x3210u;
-#pragma unroll
+    KOMPAKT_UNROLL
     for (int i = 0; i < kOctets >> (bit - 2); ++i) v[i] = __byte_perm(v[2 * i], v[2 * i + 1], half);
   }
   return v[0];

@@ -55,7 +55,7 @@ KOMPAKT_DEVICE void LoadTile(SharedPtr<const uint8_t> tile, TileFragment* out) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int g = lane / 4, t = lane % 4;
   const auto words = SharedCast<const uint32_t>(tile);
-#pragma unroll
+  KOMPAKT_UNROLL
   for (int i = 0; i < 4; ++i) {
     const int j = t + i / 2 * 4, row = g + i % 2 * 8;
     const uint32_t low = words[j * F::kLowBits / 8 * 16 + row];
@@ -64,9 +64,9 @@ KOMPAKT_DEVICE void LoadTile(SharedPtr<const uint8_t> tile, TileFragment* out) {
     out->a[i] = ValuesOf<F>(low, high, j);
   }
   constexpr int kGroupsOfTile = static_cast<int>(kTileCols) / F::kGroupCols;
-#pragma unroll
+  KOMPAKT_UNROLL
   for (int group = 0; group < kGroupsOfTile; ++group) {
-#pragma unroll
+    KOMPAKT_UNROLL
     for (int i = 0; i < 2; ++i) {
       const int at = (F::kLowBits + F::kHighBits) * kLineBytes + (group * 16 + g + i * 8) * F::kScaleBytes;
       uint32_t bits;
@@ -130,7 +130,7 @@ KOMPAKT_DEVICE void Multiply(const TileFragment& w, uint32_t b0, uint32_t b1, fl
     const uint32_t a[2] = {w.a[2 * kGroup], w.a[2 * kGroup + 1]};
     MmaS8Half(c, a, kGroup == 0 ? b0 : b1);
   }
-#pragma unroll
+  KOMPAKT_UNROLL
   for (int i = 0; i < 4; ++i) v[i] = __int_as_float(c[i]) - kExact;
 }
 
@@ -151,7 +151,7 @@ KOMPAKT_DEVICE void AddGroup(const TileFragment& w, SharedPtr<const uint8_t> sta
     } else {
       float low[4];
       Multiply<kGroup>(w, b0, b1, low);
-#pragma unroll
+      KOMPAKT_UNROLL
       for (int i = 0; i < 4; ++i) v[i] = fmaf(v[i], 256.0f, low[i]);
     }
   }
@@ -164,7 +164,7 @@ KOMPAKT_DEVICE void AddGroup(const TileFragment& w, SharedPtr<const uint8_t> sta
     sum.x += second.x;
     sum.y += second.y;
   }
-#pragma unroll
+  KOMPAKT_UNROLL
   for (int i = 0; i < 4; ++i) {
     const float product = fmaf(w.shift[kFirst][i / 2], i % 2 == 0 ? sum.x : sum.y, v[i]);
     acc[i] = fmaf(product, w.scale[kFirst][i / 2] * (i % 2 == 0 ? d.x : d.y), acc[i]);
@@ -199,7 +199,7 @@ KOMPAKT_DEVICE void MultiplyTiles(const Products& p, SharedPtr<const int> rows, 
           halves = F::kGroupCols == 16;
         }
       });
-#pragma unroll
+      KOMPAKT_UNROLL
       for (int n = 0; n < kManyTokens / 8; ++n) {
         if (n * 8 >= p.tokens) break;
         if (halves) {
@@ -223,9 +223,9 @@ KOMPAKT_DEVICE void MultiplyTiles(const Products& p, SharedPtr<const int> rows, 
     });
   }
   const auto results = SharedCast<float>(pool);
-#pragma unroll
+  KOMPAKT_UNROLL
   for (int n = 0; n < kManyTokens / 8; ++n) {
-#pragma unroll
+    KOMPAKT_UNROLL
     for (int i = 0; i < 4; ++i) {
       results[(n * 8 + t * 2 + i % 2) * kResultStride + warp * 16 + g + i / 2 * 8] = acc[n][i] * factor[i / 2];
     }
