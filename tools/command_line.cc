@@ -155,8 +155,16 @@ int RunCommandLine(int argc, const char* const* argv) {
   app.footer(absl::StrCat("Example:\n  ", absl::StrReplaceAll(row->example, {{"\n", "\n  "}})));
   app.allow_extras();  // collected and answered by UnknownArgument
   verb->Declare(app);
+  // A flag of llama.cpp that would be read as -n with a value.
+  std::vector<std::string> arguments(argv, argv + argc);
+  for (std::string& argument : arguments) {
+    if (argument == "-ngl" || absl::StartsWith(argument, "-ngl=")) argument.insert(0, "-");
+  }
+  std::vector<const char*> words;
+  words.reserve(arguments.size());
+  for (const std::string& argument : arguments) words.push_back(argument.c_str());
   try {
-    app.parse(argc - 1, argv + 1);
+    app.parse(argc - 1, words.data() + 1);
   } catch (const CLI::CallForHelp&) {
     return PrintAnswer(app.help()) ? kExitYes : kExitIo;
   } catch (const CLI::CallForVersion& e) {

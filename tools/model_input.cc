@@ -64,6 +64,12 @@ absl::StatusOr<std::unique_ptr<TensorSource>> OpenSource(const std::string& path
   return OpenPackedSource(std::move(file));
 }
 
+absl::StatusOr<std::shared_ptr<const PackedReader>> OpenIfPacked(const std::string& path) {
+  KOMPAKT_ASSIGN_OR_RETURN(const bool folder, IsFolder(path));
+  if (folder) return nullptr;
+  return PackedReader::Open(path);
+}
+
 absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const ModelOptions& options, bool keep_mtp) {
   KOMPAKT_ASSIGN_OR_RETURN(const bool folder, IsFolder(path));
   LoadedModel loaded;

@@ -18,6 +18,9 @@ namespace kompakt {
 // holds.
 absl::StatusOr<std::unique_ptr<TensorSource>> OpenSource(const std::string& path, bool keep_mtp = false);
 
+// The packed file that `path` names, or null for a folder.
+absl::StatusOr<std::shared_ptr<const PackedReader>> OpenIfPacked(const std::string& path);
+
 // A model ready to run, and its tokenizer files. An upstream folder is run as it is, in its exact form, from memory.
 struct LoadedModel {
   std::shared_ptr<const Model> model;

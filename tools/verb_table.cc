@@ -10,7 +10,9 @@ constexpr VerbRow kVerbs[] = {
      "kompakt convert v2lite-lossless.kpk small.kpk --tensor 'mlp.experts.*=q4_g32'",
      MakeConvertVerb},
     {"plan", "say what convert would do: formats and why, size, memory, disk; reads headers only",
-     "kompakt plan DeepSeek-V3/ --recipe q4", MakePlanVerb},
+     "kompakt plan DeepSeek-V3/ --recipe q4\n"
+     "kompakt plan v2lite.kpk --gpu 24GiB",
+     MakePlanVerb},
     {"inspect", "show what is in a .kpk file, or one tensor of it",
      "kompakt inspect v2lite.kpk\n"
      "kompakt inspect v2lite.kpk --tensor model.layers.1.mlp.experts.0.down_proj.weight",

@@ -1,0 +1,25 @@
+// The memory that a session takes on a device besides weights.
+#pragma once
+
+#include <cstdint>
+
+#include "format/arch_spec.pb.h"
+
+namespace kompakt {
+
+// Tokens that go through the layers together on a device.
+inline constexpr int64_t kDeviceChunkTokens = 256;
+
+struct DeviceFootprint {
+  uint64_t cache_token_bytes = 0;  // of one token in the latent cache of one layer
+  uint64_t working_bytes = 0;      // activations, scratch and staging; an upper bound
+};
+
+// For a timeline of `context` tokens. `arch` must have passed ValidateArchSpec.
+DeviceFootprint DeviceFootprintOf(const ArchSpec& arch, int64_t context);
+
+// Of `free` bytes of device memory: what a model may take when nobody set a limit. The rest is for the driver's own
+// needs and for whoever shares the device.
+uint64_t UsableDeviceBytes(uint64_t free);
+
+}  // namespace kompakt
