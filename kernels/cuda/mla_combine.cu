@@ -1,5 +1,6 @@
 // MlaCombine: the splits of MlaDecode become one mean of latents, and that becomes values.
 #include "kernels/cuda/mla.cuh"
+#include "kernels/cuda/rows_out.cuh"
 
 namespace kompakt::KOMPAKT_BACKEND {
 namespace {
@@ -15,6 +16,7 @@ constexpr int kMaxRank = cuda::DeviceLatentCache::kMaxRank;
 template <KvBFormat kFormat>
 __global__ void __launch_bounds__(kThreads) MlaCombineKernel(const cuda::MlaCombineParams p) {
   KOMPAKT_SHARED(float, mean, kMaxRank);
+  KOMPAKT_SHARED(float, values, cuda::kMaxHeadDim);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const int head = static_cast<int>(blockIdx.x), t = static_cast<int>(blockIdx.y);
   const int64_t first_split = static_cast<int64_t>(t) * p.splits * p.heads + head;
@@ -37,7 +39,7 @@ __global__ void __launch_bounds__(kThreads) MlaCombineKernel(const cuda::MlaComb
   __syncthreads();
 
   const int first = head * (p.nope_dim + p.value_dim) + p.nope_dim, end = first + p.value_dim;  // rows of W_UV
-  float* const y = p.y + (static_cast<int64_t>(t) * p.heads + head) * p.value_dim;
+  float* const y = p.y == nullptr ? nullptr : p.y + (static_cast<int64_t>(t) * p.heads + head) * p.value_dim;
   for (int row_tile = first / 16 + warp; row_tile <= (end - 1) / 16; row_tile += kWarps) {
     float sum[4] = {};
     for (int col_tile = 0; col_tile < col_tiles; ++col_tile) {
@@ -57,8 +59,16 @@ __global__ void __launch_bounds__(kThreads) MlaCombineKernel(const cuda::MlaComb
       KOMPAKT_UNROLL
       for (int offset = 4; offset < 32; offset *= 2) sum[i] += __shfl_xor_sync(kFullWarp, sum[i], offset);
       const int row = row_tile * 16 + lane % 4 * 4 + i;
-      if (lane < 4 && row >= first && row < end) y[row - first] = sum[i];
+      if (lane >= 4 || row < first || row >= end) continue;
+      values[row - first] = sum[i];
+      if (y != nullptr) y[row - first] = sum[i];
     }
+  }
+  if (p.next.planes == 0 && p.next.x == nullptr) return;
+  __syncthreads();
+  for (int group = warp; group < p.value_dim / 32; group += kWarps) {
+    const float v = values[group * 32 + lane];
+    FinishRows({.next = p.next}, t, head * p.value_dim / 32 + group, p.heads * p.value_dim, v);
   }
 }
 

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/matrix_params.h"
+
 namespace kompakt::cuda {
 
 // Number formats of W = kv_b_proj that the attention kernels read from tiles. A model that has another one there hands
@@ -112,7 +114,10 @@ struct MlaCombineParams {
   KvBMatrix kv_b;
   const float* mean = nullptr;
   const float* log_sum = nullptr;
-  float* y = nullptr;  // [T, H, value]
+  float* y = nullptr;  // [T, H, value], or null
+  // The same as activations of o_proj, T rows of H value columns, or nothing. Only where value_dim is a multiple of 32:
+  // their groups do not go from head to head.
+  Activations next = {};
 };
 
 // Keys and values of cached rows for heads [head_begin, head_begin + heads): latent W_UK, latent W_UV.

@@ -106,13 +106,16 @@ KOMPAKT_DEVICE void AddCodes(const Fragment<F>& w, int tile, int segment, const 
   KOMPAKT_UNROLL
   for (int t = 0; t < kTokens; ++t) {
     const auto row = static_cast<uint32_t>(tokens.row[t]);
-    const int8_t* const codes = x.codes + (row * x.planes * groups * 32 + tile * 32 + segment * 8);
+    const uint32_t group = row * groups + static_cast<uint32_t>(tile);
+    const int8_t* const codes =
+        x.codes + ((row * static_cast<uint32_t>(x.planes) * groups + static_cast<uint32_t>(tile)) * 32u +
+                   static_cast<uint32_t>(segment) * 8u);
     const uint2 c = LoadCached(reinterpret_cast<const uint2*>(codes));
-    const float d = LoadCached(x.scales + (row * groups + tile));
+    const float d = LoadCached(x.scales + group);
     // The shift multiplies the sum of the whole group, in one lane of it.
     float sum = 0;
     if constexpr (F::kShifted) {
-      const float* const sums = x.sums + (row * groups + tile) * 2;
+      const float* const sums = x.sums + group * 2;
       if constexpr (F::kGroupCols == 16) {
         if (segment % 2 == 0) sum = LoadCached(sums + segment / 2);
       } else {
@@ -190,7 +193,7 @@ KOMPAKT_DEVICE void MultiplyPairs(const cuda::Matrix& w, int row_tile, int first
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int segment = lane / 4 % 4, quad = lane % 4;
   const int col_tiles = (w.cols + 31) / 32;
-  const uint8_t* const tiles = w.data + static_cast<uint64_t>(row_tile) * col_tiles * F::kTileBytes;
+  const uint8_t* const tiles = w.data + static_cast<int64_t>(row_tile) * col_tiles * F::kTileBytes;
   const float* block_scales = nullptr;
   if constexpr (F::kSide == SideKind::kBlockScale) {
     block_scales = reinterpret_cast<const float*>(w.data + w.side_offset) + row_tile / 8 * ((w.cols + 127) / 128);

@@ -90,8 +90,7 @@ KOMPAKT_DEVICE void FillStage(const Products& p, int tile_bytes, int stage, Shar
   const int col_tiles = (p.w.cols + 31) / 32;
   const int first = stage * kStageTiles;
   if (p.rows) {
-    const uint8_t* const from =
-        p.w.data + (static_cast<uint64_t>(p.row_tile) * col_tiles + first) * static_cast<uint64_t>(tile_bytes);
+    const uint8_t* const from = p.w.data + (static_cast<int64_t>(p.row_tile) * col_tiles + first) * tile_bytes;
     const int bytes = min(kStageTiles, col_tiles - first) * tile_bytes;
     for (int at = lane * 16; at < bytes; at += 32 * 16) CopyAsync16(to + (warp * kWarpTileBytes + at), from + at);
   }

@@ -203,6 +203,37 @@ TEST_P(CudaLinear, ResultsBecomeNormedActivationsOfTheNextProduct) {
   }
 }
 
+// The last kernel of attention quantizes for o_proj as kernels().quantize would.
+TEST_P(CudaLinear, AttentionLeavesTheActivationsOfTheNextProduct) {
+  constexpr int kHeads = 3, kNope = 20, kValue = 64, kRank = 70, kTokens = 2;
+  const RandomMatrix kv_b = MakeRandomMatrix(FormatId::kBf16, kHeads * (kNope + kValue), kRank, 0.1f, 7);
+  for (const int planes : {0, 1, 2}) {
+    OnDevice on(GetParam());
+    float* const y = on.Zeros<float>(kTokens * kHeads * kValue);
+    const cuda::Activations next = on.MakeActivations(kTokens, kHeads * kValue, planes, planes == 0);
+    on.Run(on.kernels().mla_combine({.heads = kHeads,
+                                     .nope_dim = kNope,
+                                     .value_dim = kValue,
+                                     .rank = kRank,
+                                     .tokens = kTokens,
+                                     .splits = 1,
+                                     .kv_b = {.format = cuda::KvBFormat::kBf16, .tiles = on.Upload(kv_b).data},
+                                     .mean = on.Upload(RandomVector(kTokens * kHeads * kRank, 1, 3)),
+                                     .log_sum = on.Zeros<float>(kTokens * kHeads),
+                                     .y = y,
+                                     .next = next},
+                                    nullptr),
+           "mla_combine");
+    const std::vector<float> values = on.Download(y, kTokens * kHeads * kValue);
+    EXPECT_NE(values, std::vector<float>(values.size(), 0.0f));
+    const cuda::Activations expected = on.Quantized(values, kTokens, kHeads * kValue, planes);
+    EXPECT_EQ(on.Meaning(next, kTokens), on.Meaning(expected, kTokens)) << planes;
+    if (planes == 0) continue;
+    const int64_t sums = kTokens * kHeads * kValue / 16;
+    EXPECT_EQ(on.Download(next.sums, sums), on.Download(expected.sums, sums)) << planes;
+  }
+}
+
 TEST_P(CudaLinear, ActivationsFollowTheRuleOfTheCpu) {
   // A group of zeros, one of subnormals, a tail; then rows with an infinity and a NaN.
   constexpr int64_t kCols = 105;
