@@ -26,13 +26,19 @@ namespace {
 constexpr uint64_t kMaxOffset = std::numeric_limits<off_t>::max();
 // One system call never takes more, whatever the platform's limit is.
 constexpr uint64_t kMaxTransfer = uint64_t{1} << 30;
+// What direct reads must be multiples of: the largest block that disks have.
+constexpr uint64_t kDirectAlign = 4096;
 
 class PosixFile : public File {
  public:
   PosixFile(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+  // `direct_fd`: the same file opened for direct reads, or -1 where it cannot be. Reads leave no page in the cache.
+  PosixFile(int fd, int direct_fd, std::string path)
+      : fd_(fd), direct_fd_(direct_fd), keeps_cache_clean_(true), path_(std::move(path)) {}
   ~PosixFile() override {
     if (!mapped_.empty()) munmap(const_cast<uint8_t*>(mapped_.data()), mapped_.size());
     close(fd_);
+    if (direct_fd_ >= 0) close(direct_fd_);
   }
   PosixFile(const PosixFile&) = delete;
   PosixFile& operator=(const PosixFile&) = delete;
@@ -44,7 +50,10 @@ class PosixFile : public File {
   }
 
   absl::Status ReadAt(uint64_t offset, absl::Span<uint8_t> bytes) const override {
-    KOMPAKT_ASSIGN_OR_RETURN(const uint64_t done, ReadFully(fd_, offset, bytes, path_));
+    KOMPAKT_ASSIGN_OR_RETURN(
+        const uint64_t done,
+        ReadFully([this](uint8_t* data, uint64_t count, uint64_t at) -> int64_t { return ReadSome(data, count, at); },
+                  offset, bytes, path_));
     if (done == bytes.size()) return absl::OkStatus();
     return CorruptError(path_, ": ends at byte ", offset + done, ", expected ", bytes.size(), " bytes at ", offset);
   }
@@ -156,7 +165,23 @@ class PosixFile : public File {
     return Truncate(bytes);
   }
 
+  // As pread.
+  int64_t ReadSome(uint8_t* data, uint64_t count, uint64_t at) const {
+    const uint64_t whole = count / kDirectAlign * kDirectAlign;
+    const bool aligned = whole > 0 && at % kDirectAlign == 0 && reinterpret_cast<uintptr_t>(data) % kDirectAlign == 0;
+    if (direct_fd_ >= 0 && aligned) {
+      const int64_t n = pread(direct_fd_, data, whole, static_cast<off_t>(at));
+      // A file system that opens a file for direct reads may still refuse one.
+      if (n >= 0 || errno != EINVAL) return n;
+    }
+    const int64_t n = pread(fd_, data, count, static_cast<off_t>(at));
+    if (keeps_cache_clean_ && n > 0) AdviseDrop(fd_, at, static_cast<uint64_t>(n));
+    return n;
+  }
+
   int fd_;
+  int direct_fd_ = -1;
+  bool keeps_cache_clean_ = false;
   std::string path_;
   absl::Span<const uint8_t> mapped_;
 };
@@ -188,6 +213,21 @@ class PosixFiles : public FileSystem {
   absl::StatusOr<std::unique_ptr<File>> OpenForRead(const std::string& path) override {
     // Without O_NONBLOCK the open of a named pipe would wait for a writer.
     return Open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK, "open");
+  }
+
+  absl::StatusOr<std::unique_ptr<File>> OpenForDirectRead(const std::string& path) override {
+    KOMPAKT_RETURN_IF_ERROR(OpenForRead(path).status());
+    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return IoError(errno, "open", path);
+    const int direct_fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_DIRECT);
+    auto file = std::make_unique<PosixFile>(fd, direct_fd, path);
+    struct stat info, direct_info;
+    if (fstat(fd, &info) != 0) return IoError(errno, "examine", path);
+    if (direct_fd >= 0 && fstat(direct_fd, &direct_info) != 0) return IoError(errno, "examine", path);
+    if (direct_fd >= 0 && (info.st_ino != direct_info.st_ino || info.st_dev != direct_info.st_dev)) {
+      return absl::UnavailableError(absl::StrCat(path, ": was replaced while it was opened"));
+    }
+    return std::unique_ptr<File>(std::move(file));
   }
 
   bool Exists(const std::string& path) override {

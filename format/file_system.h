@@ -53,6 +53,9 @@ class FileSystem {
   virtual absl::StatusOr<std::unique_ptr<File>> OpenForWrite(const std::string& path) = 0;
   // kFailedPrecondition when it is not a regular file.
   virtual absl::StatusOr<std::unique_ptr<File>> OpenForRead(const std::string& path) = 0;
+  // The same for reading much of a large file once: reads go past the page cache (O_DIRECT) where offset, size and
+  // memory are multiples of 4096 and the file system takes them, and elsewhere leave nothing behind in it.
+  virtual absl::StatusOr<std::unique_ptr<File>> OpenForDirectRead(const std::string& path) { return OpenForRead(path); }
   virtual bool Exists(const std::string& path) = 0;
   // The files whose path begins with `prefix`, ascending; its folder is not searched any deeper.
   virtual std::vector<std::string> ListPrefix(const std::string& prefix) = 0;
