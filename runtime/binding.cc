@@ -16,8 +16,8 @@ class Binder {
   absl::Status Matrix(TensorRole role, int64_t layer, int64_t expert, MatrixView* out) const {
     KOMPAKT_ASSIGN_OR_RETURN(const TensorInfo* const info, Find(role, layer, expert));
     KOMPAKT_ASSIGN_OR_RETURN(*out, weights_.Matrix(*info));
-    if (out->format == nullptr || out->data == nullptr || out->shape.rows != info->rows ||
-        out->shape.cols != info->cols) {
+    const bool has_data = out->data != nullptr || (expert >= 0 && weights_.experts() != nullptr);
+    if (out->format == nullptr || !has_data || out->shape.rows != info->rows || out->shape.cols != info->cols) {
       return absl::InternalError(absl::StrCat(weights_.origin(), ": ", info->Name(), ": expected [", info->rows, ", ",
                                               info->cols, "], found [", out->shape.rows, ", ", out->shape.cols, "]"));
     }
@@ -114,6 +114,7 @@ absl::Status BindFfn(const Binder& binder, const ArchSpec& arch, int64_t layer, 
 
 absl::StatusOr<LayerBinding> BindLayer(const Binder& binder, const ArchSpec& arch, int64_t layer) {
   LayerBinding out;
+  out.number = static_cast<int32_t>(layer);
   KOMPAKT_RETURN_IF_ERROR(binder.Vector(TensorRole::kInputNorm, layer, &out.input_norm));
   KOMPAKT_RETURN_IF_ERROR(binder.Vector(TensorRole::kPostAttentionNorm, layer, &out.post_attention_norm));
   KOMPAKT_RETURN_IF_ERROR(BindAttention(binder, arch, layer, &out.attention));
@@ -132,6 +133,7 @@ absl::StatusOr<ModelBinding> BindModel(const WeightStore& weights) {
   const ArchSpec& arch = weights.schema().arch();
   const Binder binder(weights);
   ModelBinding model(arch);
+  model.expert_cache = weights.experts();
   KOMPAKT_RETURN_IF_ERROR(binder.Matrix(TensorRole::kEmbedTokens, -1, -1, &model.embed));
   KOMPAKT_RETURN_IF_ERROR(binder.Vector(TensorRole::kFinalNorm, -1, &model.final_norm));
   if (arch.tie_word_embeddings()) {

@@ -31,6 +31,7 @@ struct IndexerBinding {
 };
 
 struct LayerBinding {
+  int32_t number = 0;                      // of the decoder layer
   std::vector<float> input_norm;           // [h]
   std::vector<float> post_attention_norm;  // [h]
   AttentionBinding attention;
@@ -39,8 +40,8 @@ struct LayerBinding {
   bool moe = false;
   FfnWeights dense;  // only when !moe
   MatrixView router;
-  std::vector<float> router_bias;  // [E], or empty
-  std::vector<FfnWeights> experts;
+  std::vector<float> router_bias;   // [E], or empty
+  std::vector<FfnWeights> experts;  // without data where there is an expert_cache
   FfnWeights shared;
   bool has_shared = false;
 };
@@ -65,7 +66,8 @@ struct ModelBinding {
   Rope rope;
   float softmax_scale = 0;
   int64_t moe_layers = 0;
-  int64_t index_layers = 0;  // layers with an indexer of their own
+  int64_t index_layers = 0;             // layers with an indexer of their own
+  ExpertCache* expert_cache = nullptr;  // that of the WeightStore; null: all experts are in memory
 
   explicit ModelBinding(const ArchSpec& spec);
 };

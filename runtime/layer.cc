@@ -6,7 +6,9 @@
 #include <utility>
 
 #include "format/status.h"
+#include "runtime/expert_cache.h"
 #include "runtime/observed_ffn.h"
+#include "runtime/paged_ffn.h"
 
 namespace kompakt {
 namespace {
@@ -248,9 +250,23 @@ absl::Status Ffn(const Pass& p, const FfnParams& params, TensorRole gate, Tensor
   return ObservedFfn(params, gate, down, p.kernels, p.context, *p.observer);
 }
 
-absl::Status ExpertFfn(const Pass& p, const ExpertFfnParams& params) {
+// The experts that the layer after this one will need are probably those that it would need now.
+absl::Status GuessNext(const Pass& p) {
+  const auto next = static_cast<size_t>(p.layer.number) + 1;
+  if (p.model.expert_cache == nullptr || next >= p.model.layers.size()) return absl::OkStatus();
+  return GuessExperts(p.model, p.model.layers[next], p.kernels, p.context, p.a.x, p.tokens);
+}
+
+absl::Status ExpertPart(const Pass& p, const ExpertFfnParams& params) {
   if (p.observer == nullptr) return p.kernels.expert_ffn(params, p.context);
   return ObservedExpertFfn(params, p.kernels, p.context, *p.observer);
+}
+
+absl::Status ExpertFfn(const Pass& p, const ExpertFfnParams& params) {
+  if (p.model.expert_cache == nullptr) return ExpertPart(p, params);
+  return p.model.expert_cache->Run(
+      p.layer.number, params, [&] { return GuessNext(p); },
+      [&](const ExpertFfnParams& part) { return ExpertPart(p, part); });
 }
 
 // a.normed -> a.out.
@@ -263,7 +279,10 @@ absl::Status FeedForward(const Pass& p) {
                         .accumulate = false,
                         .act = p.act.Of(TensorRole::kDenseGate),
                         .down_act = p.act.Of(TensorRole::kDenseDown)};
-  if (!w.moe) return Ffn(p, dense, TensorRole::kDenseGate, TensorRole::kDenseDown);
+  if (!w.moe) {
+    KOMPAKT_RETURN_IF_ERROR(GuessNext(p));
+    return Ffn(p, dense, TensorRole::kDenseGate, TensorRole::kDenseDown);
+  }
   KOMPAKT_RETURN_IF_ERROR(p.kernels.route({.rule = p.model.router_rule,
                                            .w = w.router,
                                            .bias = w.router_bias.empty() ? nullptr : w.router_bias.data(),

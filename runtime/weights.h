@@ -1,5 +1,5 @@
 // WeightStore: where a Model finds its weights. Implemented over a packed file (PackedWeights) and over an upstream
-// checkpoint held in memory in its exact form (exact_store.h).
+// checkpoint held in memory in its exact form (exact_store.h); over a packed file larger than memory (paged_weights.h).
 #pragma once
 
 #include <memory>
@@ -13,6 +13,8 @@
 
 namespace kompakt {
 
+class ExpertCache;
+
 class WeightStore {
  public:
   virtual ~WeightStore() = default;
@@ -24,6 +26,8 @@ class WeightStore {
   virtual absl::StatusOr<MatrixView> Matrix(const TensorInfo& tensor) const = 0;
   // A norm or bias as F32.
   virtual absl::StatusOr<std::vector<float>> Vector(const TensorInfo& tensor) const = 0;
+  // Where routed experts come from when they are not all in memory; Matrix then gives them without data. Else null.
+  virtual ExpertCache* experts() const { return nullptr; }
 };
 
 // The weights of a packed file, straight from the mapping.

@@ -84,6 +84,7 @@ class CompareVerb : public Verb {
     DeclareRuntimeFlags(app, runtime_);
     DeclareActivationFlag(app, runtime_, "auto");
     DeclareCacheFlag(app, runtime_.kv, "f32");
+    DeclareRamLimitFlag(app, runtime_);
   }
 
   absl::StatusOr<ExitCode> Run() override {
@@ -143,13 +144,20 @@ class CompareVerb : public Verb {
     return gate;
   }
 
-  absl::StatusOr<LoadedModel> LoadPacked() const {
-    return LoadModel(packed_, path_ == "reference" ? WithKernels(options_, reference_) : packed_options_);
+  // --ram is for the packed model: the original is in memory, or not there at all.
+  absl::StatusOr<LoadedModel> LoadPacked(int64_t context) const {
+    MemoryLimit limit{.ram_bytes = 0, .of_model_alone = true, .need = {}};
+    KOMPAKT_ASSIGN_OR_RETURN(limit.ram_bytes, RamLimitOf(runtime_));
+    limit.need = [context](const ModelAssets&, const ArchSpec&) -> absl::StatusOr<SessionNeed> {
+      if (context <= 0) return UsageError("-c: expected a positive number, found ", context);
+      return SessionNeed{context, 0};
+    };
+    return LoadModel(packed_, path_ == "reference" ? WithKernels(options_, reference_) : packed_options_, false, limit);
   }
 
   absl::Status FromModel(CompareReport& report) {
     KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel original, LoadModel(original_, options_));
-    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel packed, LoadPacked());
+    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel packed, LoadPacked(context_));
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, Encode(original.assets, text_bytes_));
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> other_ids, Encode(packed.assets, text_bytes_));
     if (ids != other_ids) {
@@ -182,7 +190,7 @@ class CompareVerb : public Verb {
     if (context_option_->count() > 0 && context_ != header.context) {
       return UsageError("-c: ", original_, " was made with chunks of ", header.context, " tokens, found ", context_);
     }
-    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel packed, LoadPacked());
+    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel packed, LoadPacked(header.context));
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, Encode(packed.assets, text_bytes_));
     const std::optional<int32_t> bos = BosOf(packed.assets);
     KOMPAKT_ASSIGN_OR_RETURN(const ScoredChunks chunks, ScoredChunks::Create(ids, bos, header.context));

@@ -1,4 +1,4 @@
-// kompakt inspect FILE [--tensor NAME]
+// kompakt inspect FILE [--tensor NAME | --ram SIZE [-c N] [-t N]]
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -13,6 +13,8 @@
 #include "format/volume_plan.h"
 #include "nlohmann/json.hpp"
 #include "tools/json_text.h"
+#include "tools/paging_report.h"
+#include "tools/runtime_flags.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
 
@@ -96,15 +98,32 @@ class InspectVerb : public Verb {
  public:
   void Declare(CLI::App& app) override {
     app.add_option("model,-m,--model", path_, "The .kpk file")->required();
-    app.add_option("--tensor", tensor_, "Show this tensor: shape, format, error, histogram");
+    CLI::Option* tensor = app.add_option("--tensor", tensor_, "Show this tensor: shape, format, error, histogram");
+    app.add_option("--ram", runtime_.ram, "Show what run would do within this much memory, for example 6GiB")
+        ->excludes(tensor);
+    app.add_option("-c,--ctx-size", context_, "Tokens of prompt and answer together, with --ram")
+        ->capture_default_str();
+    DeclareRuntimeFlags(app, runtime_);
+    DeclareCacheFlag(app, runtime_.kv, "bf16");
   }
 
   absl::StatusOr<ExitCode> Run() override {
     KOMPAKT_ASSIGN_OR_RETURN(file_, PackedReader::Open(path_));
+    KOMPAKT_ASSIGN_OR_RETURN(const uint64_t ram_bytes, RamLimitOf(runtime_));
+    if (ram_bytes > 0) return Memory(ram_bytes);
     return tensor_.has_value() ? OneTensor() : WholeFile();
   }
 
  private:
+  absl::StatusOr<ExitCode> Memory(uint64_t ram_bytes) {
+    KOMPAKT_ASSIGN_OR_RETURN(const ModelOptions options, ResolveRuntimeFlags(runtime_));
+    if (context_ <= 0) return UsageError("-c: expected a positive number, found ", context_);
+    KOMPAKT_ASSIGN_OR_RETURN(const PagingReport report,
+                             MakePagingReport(*file_, ram_bytes, context_, options.threads, options.cache_format));
+    PrintAnswer(json_ ? JsonText(PagingJson(report, path_)) : PagingText(report, path_));
+    return kExitYes;
+  }
+
   absl::StatusOr<ExitCode> WholeFile() {
     const Manifest& manifest = file_->manifest();
     const std::vector<RoleSummary> rows = Summarise(manifest);
@@ -308,6 +327,8 @@ class InspectVerb : public Verb {
 
   std::string path_;
   std::optional<std::string> tensor_;
+  RuntimeFlags runtime_;
+  int64_t context_ = 4096;
   std::shared_ptr<const PackedReader> file_;
 };
 

@@ -1,5 +1,7 @@
 #include "tools/machine_memory.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <fstream>
 #include <limits>
@@ -72,6 +74,14 @@ uint64_t FreeOfControlGroups() {
 uint64_t AvailableMemoryBytes() {
   const uint64_t least = std::min(FreeOfMachine(), FreeOfControlGroups());
   return least == kUnknown ? 0 : least;
+}
+
+uint64_t ProcessMemoryBytes() {
+  std::ifstream in("/proc/self/statm");
+  uint64_t pages = 0;
+  uint64_t resident_pages = 0;
+  if (!(in >> pages >> resident_pages)) return 0;
+  return resident_pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
 void DeclareRamFlag(CLI::App& app, std::string& flag) {

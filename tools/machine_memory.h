@@ -12,6 +12,9 @@ namespace kompakt {
 // What could be taken now without swapping, within the limits of the control groups; 0 where the system does not say.
 uint64_t AvailableMemoryBytes();
 
+// What this process has in memory now; 0 where the system does not say.
+uint64_t ProcessMemoryBytes();
+
 // --ram of convert and plan.
 struct RamLimit {
   uint64_t bytes = 0;

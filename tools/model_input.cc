@@ -18,6 +18,10 @@
 #include "format/packed_source.h"
 #include "format/status.h"
 #include "runtime/exact_store.h"
+#include "runtime/expert_cache.h"
+#include "runtime/paged_weights.h"
+#include "runtime/paging_plan.h"
+#include "tools/machine_memory.h"
 #include "tools/terminal.h"
 
 namespace kompakt {
@@ -38,6 +42,36 @@ absl::StatusOr<uint64_t> IdentityOfFiles(const TensorSource& folder) {
     absl::StrAppend(&identity, file.name(), "\n", file.bytes(), "\n", file.xxh3(), "\n");
   }
   return Xxh3(identity);
+}
+
+absl::StatusOr<std::shared_ptr<const WeightStore>> PagedWithin(const MemoryLimit& limit, const SessionNeed& need,
+                                                               std::shared_ptr<const PackedReader> file,
+                                                               const ModelOptions& options) {
+  KOMPAKT_ASSIGN_OR_RETURN(const PagingPlan plan,
+                           PlanPaging(file->schema(), file->layout(), limit.ram_bytes,
+                                      (limit.of_model_alone ? 0 : ProcessMemoryBytes()) + need.other_bytes,
+                                      need.context, options.threads, options.cache_format));
+  if (const uint64_t available = AvailableMemoryBytes(); available != 0 && limit.ram_bytes > available) {
+    PrintNotice(absl::StrCat("warning: --ram ", HumanBytes(limit.ram_bytes), " is more than the ",
+                             HumanBytes(available), " that are free"));
+  }
+  if (Verbose()) {
+    PrintNotice(absl::StrCat("--ram: ", HumanBytes(plan.resident_bytes), " of weights that every token uses, ",
+                             HumanBytes(plan.cache_bytes), " of KV cache, ", HumanBytes(plan.working_bytes),
+                             " to work in, ", HumanBytes(plan.program_bytes), " for the program, ",
+                             HumanBytes(plan.expert_bytes), " for experts: ", plan.least_slots, " of ", plan.experts,
+                             " in each of ", plan.layers, " layers"));
+  }
+  return OpenPagedWeights(PosixFileSystem(), std::move(file), plan.expert_bytes, options.threads);
+}
+
+// A mapped file that does not fit is read again and again, a page at a time.
+void SuggestLimit(const PackedReader& file) {
+  const uint64_t available = AvailableMemoryBytes();
+  if (available == 0 || file.file_bytes() <= available || ExpertCache::LeastBytes(file.layout()) == 0) return;
+  PrintNotice(absl::StrCat("note: ", file.path(), " has ", HumanBytes(file.file_bytes()), ", and ",
+                           HumanBytes(available), " of memory are free: without --ram ", (available >> 20) / 10 * 9,
+                           "MiB, say, parts of it are read from disk again and again"));
 }
 
 uint64_t IdentityOfFile(const PackedReader& file) { return file.file().files.front().manifest_xxh3; }
@@ -70,13 +104,18 @@ absl::StatusOr<std::shared_ptr<const PackedReader>> OpenIfPacked(const std::stri
   return PackedReader::Open(path);
 }
 
-absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const ModelOptions& options, bool keep_mtp) {
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const ModelOptions& options, bool keep_mtp,
+                                      const MemoryLimit& limit) {
   KOMPAKT_ASSIGN_OR_RETURN(const bool folder, IsFolder(path));
+  if (folder && limit.ram_bytes > 0) {
+    return UsageError("--ram: expected a packed file to read from as needed, found the folder ", path);
+  }
   LoadedModel loaded;
   if (folder) {
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, OpenCheckpoint(path, {.keep_mtp = keep_mtp}));
     PrintNotice(absl::StrCat("note: ", path, " is an upstream checkpoint; it is run as it is, from memory"));
     loaded.assets = source->assets();
+    if (limit.need) KOMPAKT_RETURN_IF_ERROR(limit.need(loaded.assets, source->schema().arch()).status());
     for (const TensorInfo& tensor : source->schema().tensors()) {
       KOMPAKT_ASSIGN_OR_RETURN(const StoredForm form, source->Form(tensor));
       loaded.tensor_bytes += form.stored_bytes;
@@ -89,7 +128,16 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const ModelOption
     loaded.tensor_bytes = file->layout().tensor_bytes();
     loaded.identity_xxh3 = IdentityOfFile(*file);
     loaded.file = file;
-    loaded.weights = PackedWeights(std::move(file));
+    SessionNeed need;
+    if (limit.need) {
+      KOMPAKT_ASSIGN_OR_RETURN(need, limit.need(loaded.assets, file->schema().arch()));
+    }
+    if (limit.ram_bytes > 0) {
+      KOMPAKT_ASSIGN_OR_RETURN(loaded.weights, PagedWithin(limit, need, std::move(file), options));
+    } else {
+      if (limit.need) SuggestLimit(*file);
+      loaded.weights = PackedWeights(std::move(file));
+    }
   }
   KOMPAKT_ASSIGN_OR_RETURN(loaded.model, Model::Load(loaded.weights, options));
   return loaded;

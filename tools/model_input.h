@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,7 +33,23 @@ struct LoadedModel {
   uint64_t identity_xxh3 = 0;
   std::shared_ptr<const PackedReader> file;  // null for a folder
 };
-absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const ModelOptions& options, bool keep_mtp = false);
+// What a verb is going to do with a model: tokens of its longest session, and bytes that it takes for itself.
+struct SessionNeed {
+  int64_t context = 0;
+  uint64_t other_bytes = 0;
+};
+// A promise of memory for a packed file (runtime/paged_weights.h), and what it has to be enough for.
+struct MemoryLimit {
+  uint64_t ram_bytes = 0;       // 0: none, the file is mapped
+  bool of_model_alone = false;  // and not of the whole process
+  // Called, where there is a limit or not, before the weights are loaded; its error is passed on. May be null where
+  // there is none.
+  std::function<absl::StatusOr<SessionNeed>(const ModelAssets& assets, const ArchSpec& arch)> need;
+};
+// kInvalidArgument when the limit is for a folder, or too low; the message says what would be enough. Without a limit,
+// of a verb that could have one (`need` is set), a notice where the file is larger than the memory that is free.
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const ModelOptions& options, bool keep_mtp = false,
+                                      const MemoryLimit& limit = {});
 
 // The identity_xxh3 that LoadModel would give, without loading.
 absl::StatusOr<uint64_t> IdentityOf(const std::string& path, bool keep_mtp);

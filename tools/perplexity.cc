@@ -27,12 +27,20 @@ class PerplexityVerb : public Verb {
     DeclareRuntimeFlags(app, runtime_);
     DeclareActivationFlag(app, runtime_, "auto");
     DeclareCacheFlag(app, runtime_.kv, "f32");
+    DeclareRamLimitFlag(app, runtime_);
   }
 
   absl::StatusOr<ExitCode> Run() override {
     KOMPAKT_ASSIGN_OR_RETURN(const ModelOptions options, ResolveRuntimeFlags(runtime_));
+    MemoryLimit limit;
+    KOMPAKT_ASSIGN_OR_RETURN(limit.ram_bytes, RamLimitOf(runtime_));
+    limit.need = [this](const ModelAssets&, const ArchSpec& arch) -> absl::StatusOr<SessionNeed> {
+      // Before a session says so.
+      if (context_ <= 0) return UsageError("-c: expected a positive number, found ", context_);
+      return SessionNeed{context_, PerplexityLogitBytes(arch.vocab_size())};
+    };
     KOMPAKT_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(text_));
-    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_, options));
+    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_, options, false, limit));
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Create(loaded.assets));
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer->Encode(text));
     std::optional<int32_t> bos;

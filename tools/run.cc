@@ -11,9 +11,11 @@
 #include "nlohmann/json.hpp"
 #include "runtime/answer_stream.h"
 #include "runtime/chat.h"
+#include "runtime/expert_cache.h"
 #include "runtime/sampler.h"
 #include "runtime/session.h"
 #include "runtime/tokenizer.h"
+#include "tools/expert_report.h"
 #include "tools/json_text.h"
 #include "tools/model_input.h"
 #include "tools/runtime_flags.h"
@@ -26,6 +28,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// Logits, and what the sampler makes of them.
+constexpr uint64_t kBytesPerLogit = 32;
 
 enum class ShowThought { kShow, kHide, kDim };
 
@@ -80,6 +85,9 @@ struct Timing {
   int64_t answer_tokens = 0;
   int64_t thought_tokens = 0;
   double answer_seconds = 0;
+  int64_t forward_tokens = 0;  // of the answer, that went through the model
+  // Only with --ram.
+  std::optional<ExpertCacheStats> prompt_experts, answer_experts;
 };
 
 double PerSecond(int64_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
@@ -103,6 +111,7 @@ class RunVerb : public Verb {
     DeclareRuntimeFlags(app, runtime_);
     DeclareActivationFlag(app, runtime_, "auto");
     DeclareCacheFlag(app, runtime_.kv, "bf16");
+    DeclareRamLimitFlag(app, runtime_);
     app.add_flag("--chat", chat_, "The prompt is a user's message; the model's chat template is put around it");
     app.add_option("--system", system_, "System message, with --chat");
     app.add_option("--chat-template", family_name_, "Chat template family, if not the model's own");
@@ -143,12 +152,21 @@ class RunVerb : public Verb {
     if (!chat_ && (think_.has_value() || !system_.empty() || !family_name_.empty())) {
       return UsageError("--think, --system and --chat-template need --chat");
     }
-    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_path_, options));
+    std::unique_ptr<Tokenizer> tokenizer;
+    std::vector<int32_t> ids;
+    int64_t room = 0;
+    MemoryLimit limit;
+    KOMPAKT_ASSIGN_OR_RETURN(limit.ram_bytes, RamLimitOf(runtime_));
+    limit.need = [&](const ModelAssets& assets, const ArchSpec& arch) -> absl::StatusOr<SessionNeed> {
+      assets_ = &assets;
+      KOMPAKT_ASSIGN_OR_RETURN(tokenizer, Tokenizer::Create(assets));
+      KOMPAKT_RETURN_IF_ERROR(ChooseFamily(arch, *tokenizer));
+      KOMPAKT_ASSIGN_OR_RETURN(ids, PromptIds(*tokenizer, prompt));
+      KOMPAKT_ASSIGN_OR_RETURN(room, Room(static_cast<int64_t>(ids.size()), arch));
+      return SessionNeed{room, static_cast<uint64_t>(arch.vocab_size()) * kBytesPerLogit};
+    };
+    KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_path_, options, false, limit));
     assets_ = &loaded.assets;
-    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Create(loaded.assets));
-    KOMPAKT_RETURN_IF_ERROR(ChooseFamily(loaded.model->arch(), *tokenizer));
-    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, PromptIds(*tokenizer, prompt));
-    KOMPAKT_ASSIGN_OR_RETURN(const int64_t room, Room(static_cast<int64_t>(ids.size()), loaded.model->arch()));
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session, Session::Create(loaded.model, room));
     for (const int32_t id : ids) sampler.Observe(id);
     return Generate(*session, *tokenizer, sampler, ids);
@@ -222,6 +240,8 @@ class RunVerb : public Verb {
     absl::StatusOr<Session::Output> out = session.Forward(prompt_ids, Session::Logits::kLast);
     if (!out.ok()) return out.status();
     timing.prompt_seconds = SecondsSince(start);
+    ExpertCache* const experts = session.model().weights().experts();
+    if (experts != nullptr) timing.prompt_experts = experts->stats();
 
     const StopsByItself stops_by_itself;  // from here on there is an answer to finish
     std::vector<int32_t> generated;
@@ -252,6 +272,8 @@ class RunVerb : public Verb {
     }
     printer.Print(splitter.Flush());
     timing.answer_seconds = SecondsSince(answer_start);
+    if (experts != nullptr) timing.answer_experts = experts->stats().Since(*timing.prompt_experts);
+    timing.forward_tokens = session.position() - timing.prompt_tokens;
     timing.thought_tokens = splitter.thought_tokens();
     timing.answer_tokens = splitter.answer_tokens();
     printer.Finish();
@@ -263,17 +285,23 @@ class RunVerb : public Verb {
   nlohmann::ordered_json Json(const AnswerPrinter& printer, const Timing& timing,
                               const std::vector<int32_t>& prompt_ids, const std::vector<int32_t>& generated,
                               const char* stopped) const {
-    return {{"text", printer.answer()},
-            {"thought", printer.thought()},
-            {"prompt_ids", prompt_ids},
-            {"ids", generated},
-            {"stopped_by", stopped},
-            {"prompt_tokens", timing.prompt_tokens},
-            {"thought_tokens", timing.thought_tokens},
-            {"answer_tokens", timing.answer_tokens},
-            {"prompt_tokens_per_second", PerSecond(timing.prompt_tokens, timing.prompt_seconds)},
-            {"tokens_per_second", PerSecond(timing.thought_tokens + timing.answer_tokens, timing.answer_seconds)},
-            {"peak_memory_bytes", PeakMemoryBytes()}};
+    nlohmann::ordered_json json = {
+        {"text", printer.answer()},
+        {"thought", printer.thought()},
+        {"prompt_ids", prompt_ids},
+        {"ids", generated},
+        {"stopped_by", stopped},
+        {"prompt_tokens", timing.prompt_tokens},
+        {"thought_tokens", timing.thought_tokens},
+        {"answer_tokens", timing.answer_tokens},
+        {"prompt_tokens_per_second", PerSecond(timing.prompt_tokens, timing.prompt_seconds)},
+        {"tokens_per_second", PerSecond(timing.thought_tokens + timing.answer_tokens, timing.answer_seconds)},
+        {"peak_memory_bytes", PeakMemoryBytes()}};
+    if (timing.prompt_experts.has_value()) {
+      json["experts"] = {{"prompt", ExpertJson(*timing.prompt_experts, timing.prompt_tokens)},
+                         {"answer", ExpertJson(*timing.answer_experts, timing.forward_tokens)}};
+    }
+    return json;
   }
 
   static void PrintStats(const Timing& timing, const Session& session, const char* stopped) {
@@ -285,6 +313,9 @@ class RunVerb : public Verb {
         timing.answer_tokens, PerSecond(timing.thought_tokens + timing.answer_tokens, timing.answer_seconds), stopped,
         HumanBytes(PeakMemoryBytes()), HumanBytes(session.cache_bytes()),
         CacheFormatName(session.model().options().cache_format)));
+    if (!timing.prompt_experts.has_value()) return;
+    PrintNoticeLines(ExpertLine("experts of the prompt", *timing.prompt_experts, timing.prompt_tokens));
+    PrintNoticeLines(ExpertLine("experts of the answer", *timing.answer_experts, timing.forward_tokens));
   }
 
   std::string model_path_, system_, family_name_;

@@ -1,6 +1,7 @@
 #include "tools/runtime_flags.h"
 
 #include "format/status.h"
+#include "tools/byte_size.h"
 #include "tools/model_input.h"
 
 namespace kompakt {
@@ -26,6 +27,16 @@ absl::StatusOr<CacheFormat> ResolveCacheFlag(const std::string& kv) {
   absl::StatusOr<CacheFormat> format = CacheFormatFromName(kv);
   if (!format.ok()) return WithContext(format.status(), "--kv");
   return format;
+}
+
+void DeclareRamLimitFlag(CLI::App& app, RuntimeFlags& flags) {
+  app.add_option("--ram", flags.ram,
+                 "Run a packed file within this much memory, for example 6GiB: experts are read as they are needed");
+}
+
+absl::StatusOr<uint64_t> RamLimitOf(const RuntimeFlags& flags) {
+  if (flags.ram.empty()) return 0;
+  return ParseByteSize("--ram", flags.ram);
 }
 
 absl::StatusOr<ModelOptions> ResolveRuntimeFlags(const RuntimeFlags& flags) {

@@ -1,6 +1,7 @@
 // The flags of every verb that runs a model, and the ModelOptions that they stand for.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "CLI/CLI.hpp"
@@ -13,6 +14,7 @@ struct RuntimeFlags {
   int threads = 0;
   std::string act = "f32";
   std::string kv = "f32";
+  std::string ram;  // --ram; empty: not given
 };
 
 // Adds -t to a verb.
@@ -24,6 +26,10 @@ void DeclareActivationFlag(CLI::App& app, RuntimeFlags& flags, const char* defau
 void DeclareCacheFlag(CLI::App& app, std::string& kv, const char* default_kv);
 // kInvalidArgument naming --kv for what is no format.
 absl::StatusOr<CacheFormat> ResolveCacheFlag(const std::string& kv);
+// Adds --ram to a verb that can run a packed file without all of it in memory.
+void DeclareRamLimitFlag(CLI::App& app, RuntimeFlags& flags);
+// Bytes of --ram; 0 where it was not given. kInvalidArgument when it is no amount.
+absl::StatusOr<uint64_t> RamLimitOf(const RuntimeFlags& flags);
 
 // kInvalidArgument naming the flag whose value is not one.
 absl::StatusOr<ModelOptions> ResolveRuntimeFlags(const RuntimeFlags& flags);

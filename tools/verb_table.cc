@@ -13,9 +13,10 @@ constexpr VerbRow kVerbs[] = {
      "kompakt plan DeepSeek-V3/ --recipe q4\n"
      "kompakt plan v2lite.kpk --gpu 24GiB",
      MakePlanVerb},
-    {"inspect", "show what is in a .kpk file, or one tensor of it",
+    {"inspect", "show what is in a .kpk file, one tensor of it, or how it would run within --ram",
      "kompakt inspect v2lite.kpk\n"
-     "kompakt inspect v2lite.kpk --tensor model.layers.1.mlp.experts.0.down_proj.weight",
+     "kompakt inspect v2lite.kpk --tensor model.layers.1.mlp.experts.0.down_proj.weight\n"
+     "kompakt inspect v2lite.kpk --ram 6GiB -c 4096",
      MakeInspectVerb},
     {"verify", "re-read every checksum of a .kpk; with --source compare tensors with the original",
      "kompakt verify v2lite.kpk --source DeepSeek-V2-Lite/", MakeVerifyVerb},
@@ -46,7 +47,9 @@ constexpr VerbRow kVerbs[] = {
      "kompakt calibrate DeepSeek-V2-Lite/ -o v2lite.kcal\n"
      "kompakt calibrate lossless.kpk -f text.txt -o mine.kcal --hessian",
      MakeCalibrateVerb},
-    {"run", "generate text", "kompakt run v2lite.kpk -p 'Why is the sky blue?' --chat --think auto -n 256 --stats",
+    {"run", "generate text",
+     "kompakt run v2lite.kpk -p 'Why is the sky blue?' --chat --think auto -n 256 --stats\n"
+     "kompakt run v2lite.kpk -f prompt.txt --ram 6GiB",
      MakeRunVerb},
     {"bench", "measure speed: the ops of this machine's kernels, beside what its memory and cores can do",
      "kompakt bench --ops --filter 'linear q4_g32 tokens=1'\n"

@@ -45,6 +45,8 @@ absl::Status ScoreChunk(Session& session, absl::Span<const int32_t> chunk, int64
 
 }  // namespace
 
+uint64_t PerplexityLogitBytes(int64_t vocab) { return static_cast<uint64_t>(kLogitRows * vocab) * sizeof(float); }
+
 absl::StatusOr<PerplexityResult> Perplexity(std::shared_ptr<const Model> model, absl::Span<const int32_t> ids,
                                             std::optional<int32_t> bos_id, int64_t context,
                                             const std::function<bool(int64_t chunk, int64_t chunks)>& progress) {
