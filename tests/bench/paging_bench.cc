@@ -62,7 +62,7 @@ class BenchSource : public GeneratedSource {
 };
 
 struct Flags {
-  std::string file, recipe = "q4", ram = "4500MiB";
+  std::string file, recipe = "q4", ram = "4500MiB", act = "auto";
   int64_t layers = 0, tokens = 64, prompt = 16;
   int threads = 0;
   bool check = false;
@@ -89,6 +89,8 @@ struct Decoded {
 Decoded Decode(const std::shared_ptr<const WeightStore>& weights, const Flags& flags, int threads) {
   ModelOptions options;
   options.threads = threads;
+  options.act = OrDie(ActivationPolicy::FromName(flags.act));
+  options.cache_format = CacheFormat::kBf16;
   const auto model = OrDie(Model::Load(weights, options));
   const auto session = OrDie(Session::Create(model, flags.prompt + flags.tokens));
   std::mt19937 random(7);
@@ -115,8 +117,8 @@ int Run(const Flags& flags) {
   MakeFile(flags, threads);
   const auto file = OrDie(PackedReader::Open(flags.file));
   const uint64_t ram = OrDie(ParseByteSize("--ram", flags.ram));
-  const PagingPlan plan = OrDie(
-      PlanPaging(file->schema(), file->layout(), ram, ProcessMemoryBytes(), flags.prompt + flags.tokens, threads));
+  const PagingPlan plan = OrDie(PlanPaging(file->schema(), file->layout(), ram, ProcessMemoryBytes(),
+                                           flags.prompt + flags.tokens, threads, CacheFormat::kBf16));
   std::cout << absl::StrFormat(
       "%s: %.2f GB, --ram %s: %.2f GB of experts in memory, %d of %d in each of %d layers, %d threads\n", flags.file,
       static_cast<double>(file->file_bytes()) * 1e-9, flags.ram, static_cast<double>(plan.expert_bytes) * 1e-9,
@@ -171,6 +173,7 @@ int main(int argc, char** argv) {
   app.add_option("-n", flags.tokens, "Tokens to decode");
   app.add_option("-p", flags.prompt, "Tokens of the prompt");
   app.add_option("-t,--threads", flags.threads);
+  app.add_option("--act", flags.act);
   app.add_flag("--check", flags.check);
   CLI11_PARSE(app, argc, argv);
   return kompakt::Run(flags);

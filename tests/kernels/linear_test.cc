@@ -287,34 +287,39 @@ TEST_P(EveryKernelSet, ExpertFfnInAscendingPartsIsTheWholeBitForBit) {
       const std::vector<float> routing = RandomVector(tokens * kChosen, 1.0f, 2);
       const std::vector<float> x = RandomVector(tokens * kHidden, 0.2f, 3);
       std::vector<float> y(static_cast<size_t>(tokens * kHidden), std::nanf(""));
-      ExpertFfnParams params{.experts = weights.data(),
-                             .n_experts = kExperts,
-                             .ids = ids.data(),
-                             .weights = routing.data(),
-                             .k = kChosen,
-                             .x = x.data(),
-                             .tokens = tokens,
-                             .y = y.data()};
       KernelContext c = context(2);
-      ASSERT_TRUE(set().expert_ffn(params, c).ok());
-      for (const std::vector<int64_t>& cut : cuts) {
-        std::vector<float> parts(y.size(), std::nanf(""));
-        params.y = parts.data();
-        for (size_t i = 0; i + 1 < cut.size(); ++i) {
-          // Of experts outside of the part there is a shape, but no data.
-          std::vector<FfnWeights> here = weights;
-          for (int64_t e = 0; e < kExperts; ++e) {
-            if (e >= cut[i] && e < cut[i + 1]) continue;
-            FfnWeights& w = here[static_cast<size_t>(e)];
-            w.gate.data = w.up.data = w.down.data = nullptr;
+      for (const ActPrecision act : {ActPrecision::kF32, ActPrecision::kInt8, ActPrecision::kInt16}) {
+        ExpertFfnParams params{.experts = weights.data(),
+                               .n_experts = kExperts,
+                               .ids = ids.data(),
+                               .weights = routing.data(),
+                               .k = kChosen,
+                               .x = x.data(),
+                               .tokens = tokens,
+                               .y = y.data(),
+                               .act = act,
+                               .down_act = act};
+        ASSERT_TRUE(set().expert_ffn(params, c).ok());
+        for (const std::vector<int64_t>& cut : cuts) {
+          std::vector<float> parts(y.size(), std::nanf(""));
+          params.y = parts.data();
+          for (size_t j = 0; j + 1 < cut.size(); ++j) {
+            // Of experts outside of the part there is a shape, but no data.
+            std::vector<FfnWeights> here = weights;
+            for (int64_t e = 0; e < kExperts; ++e) {
+              if (e >= cut[j] && e < cut[j + 1]) continue;
+              FfnWeights& w = here[static_cast<size_t>(e)];
+              w.gate.data = w.up.data = w.down.data = nullptr;
+            }
+            params.experts = here.data();
+            params.expert_begin = cut[j];
+            params.expert_end = cut[j + 1];
+            params.accumulate = j > 0;
+            ASSERT_TRUE(set().expert_ffn(params, c).ok());
           }
-          params.experts = here.data();
-          params.expert_begin = cut[i];
-          params.expert_end = cut[i + 1];
-          params.accumulate = i > 0;
-          ASSERT_TRUE(set().expert_ffn(params, c).ok());
+          EXPECT_EQ(parts, y) << format.name << ", activations " << static_cast<int>(act) << ", " << tokens
+                              << " tokens in " << cut.size() - 1 << " parts";
         }
-        EXPECT_EQ(parts, y) << format.name << ", " << tokens << " tokens in " << cut.size() - 1 << " parts";
       }
     }
   }
