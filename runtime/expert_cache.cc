@@ -376,6 +376,11 @@ void ExpertCache::Guess(int32_t number, absl::Span<const int32_t> experts) {
   const std::lock_guard<std::recursive_mutex> one_call(one_call_);
   Layer* const layer = Find(number);
   if (layer == nullptr) return;
+  // What the layer's last call gave up has ended long since, or ends with the pieces that are under way.
+  for (int32_t i = 0; i < std::ssize(layer->experts); ++i) {
+    const Expert& e = layer->experts[static_cast<size_t>(i)];
+    if (e.where == Expert::Where::kComing && e.given_up) EndRead(*layer, i).IgnoreError();
+  }
   std::fill(layer->wants.begin(), layer->wants.end(), Want::kNothing);
   // What the guess names and is here must not go for another one of it.
   for (const int32_t id : experts) layer->wants[static_cast<size_t>(id)] = Want::kUse;
