@@ -310,6 +310,7 @@ KOMPAKT_PANEL_INLINE void DecodeNvfp4(const uint8_t* tile, const float* side, fl
 template <int kLanes>
 struct F32Lines {
   using F = typename Lanes<kLanes>::F;
+  static constexpr bool kHasNan = false;  // among codes that Decode does not take as they are
   static constexpr int kColumns = 1;
   KOMPAKT_PANEL_INLINE static void Decode(const uint8_t* words, const float* /*side*/, F* w) { Load(w[0], words); }
 };
@@ -318,6 +319,7 @@ template <int kLanes>
 struct Bf16Lines {
   using F = typename Lanes<kLanes>::F;
   using U = typename Lanes<kLanes>::U;
+  static constexpr bool kHasNan = false;  // among codes that Decode does not take as they are
   static constexpr int kColumns = 2;
   KOMPAKT_PANEL_INLINE static void Decode(const uint8_t* words, const float* /*side*/, F* w) {
     U word;
@@ -333,6 +335,7 @@ template <int kLanes>
 struct F16Lines {
   using F = typename Lanes<kLanes>::F;
   using U = typename Lanes<kLanes>::U;
+  static constexpr bool kHasNan = false;  // among codes that Decode does not take as they are
   static constexpr int kColumns = 2;
   KOMPAKT_PANEL_INLINE static void Decode(const uint8_t* words, const float* /*side*/, F* w) {
     U word;
@@ -351,25 +354,39 @@ struct Fp8Lines {
   using F = typename Lanes<kLanes>::F;
   using I = typename Lanes<kLanes>::I;
   static constexpr int kColumns = 4;
-  // The fields of E4M3 moved into those of F32 are 2^-120 times its value, subnormals included; code 0x7f is NaN.
+  // The fields of E4M3 moved into those of F32 are 2^-120 times its value, subnormals included. The power joins the
+  // scale, which stays below 2^128 (row_tiles.cc sees to that); the product is that of value and scale, rounded once.
   KOMPAKT_PANEL_INLINE static void Decode(const uint8_t* words, const float* side, F* w) {
     constexpr auto kFields = static_cast<int32_t>(0x87f00000u);
-    const float scale = *side;
+    const float scale = *side * 0x1p120f;
     I word;
     Load(word, words);
     for (int byte = 0; byte < 4; ++byte) {
       const I bits = ((word << (24 - 8 * byte)) >> 4) & kFields;
-      F value = reinterpret_cast<F>(bits) * 0x1p120f;
-      value = (bits & 0x07f00000) == 0x07f00000 ? F{} + __builtin_nanf("") : value;
-      w[byte] = value * scale;
+      w[byte] = reinterpret_cast<F>(bits) * scale;
     }
+  }
+  // Sets the upper bit of a byte of `seen` where a code is NaN, 0x7f without its sign: adding 1 carries into that bit.
+  static constexpr bool kHasNan = true;
+  KOMPAKT_PANEL_INLINE static void LookForNan(const uint8_t* words, I& seen) {
+    I word;
+    Load(word, words);
+    seen |= (word & 0x7f7f7f7f) + 0x01010101;
   }
 };
 
-// One tile of each of kTiles row tiles, `columns` columns of it, added to sum[token][row tile][part].
-template <int kLanes, template <int> class Lines, int kTokens, int kTiles, typename F, int kParts>
+template <int kLanes, int kTokens, int kTiles>
+struct DirectSums {
+  static constexpr int kParts = static_cast<int>(kTileRows) / kLanes;
+  typename Lanes<kLanes>::F sum[kTokens][kTiles][kParts];
+  typename Lanes<kLanes>::I nan[kTiles][kParts];
+};
+
+// One tile of each of kTiles row tiles, `columns` columns of it, added to the sums.
+template <int kLanes, template <int> class Lines, int kTokens, int kTiles>
 KOMPAKT_PANEL_INLINE void AddDirect(const uint8_t* const* tiles, const float* const* side, const float* const* a,
-                                    int64_t columns, F (&sum)[kTokens][kTiles][kParts]) {
+                                    int64_t columns, DirectSums<kLanes, kTokens, kTiles>& s) {
+  using F = typename Lanes<kLanes>::F;
   constexpr int kColumns = Lines<kLanes>::kColumns;
   constexpr int64_t kLineBytes = kTileRows * 4;
   constexpr int64_t kPrefetchBytes = 2048;
@@ -377,13 +394,15 @@ KOMPAKT_PANEL_INLINE void AddDirect(const uint8_t* const* tiles, const float* co
     for (int i = 0; i < kTiles; ++i) {
       const uint8_t* const line = tiles[i] + k / kColumns * kLineBytes;
       __builtin_prefetch(line + kPrefetchBytes, 0, 3);
-      for (int j = 0; j < kParts; ++j) {
+      for (int j = 0; j < s.kParts; ++j) {
+        const uint8_t* const words = line + j * kLanes * 4;
         F w[kColumns];
-        Lines<kLanes>::Decode(line + j * kLanes * 4, side[i], w);
+        Lines<kLanes>::Decode(words, side[i], w);
+        if constexpr (Lines<kLanes>::kHasNan) Lines<kLanes>::LookForNan(words, s.nan[i][j]);
         for (int n = 0; n < kColumns; ++n) {
           // Columns past the edge have no activation, and adding zero would make 0 of -0.
           if (k + n >= columns) break;
-          for (int t = 0; t < kTokens; ++t) sum[t][i][j] += w[n] * a[t][k + n];
+          for (int t = 0; t < kTokens; ++t) s.sum[t][i][j] += w[n] * a[t][k + n];
         }
       }
     }
@@ -393,29 +412,34 @@ KOMPAKT_PANEL_INLINE void AddDirect(const uint8_t* const* tiles, const float* co
 template <int kLanes, template <int> class Lines, int kTokens, int kTiles>
 KOMPAKT_PANEL_INLINE void DirectTiles(const DirectProduct& p, int64_t tile) {
   using F = typename Lanes<kLanes>::F;
-  constexpr int kParts = static_cast<int>(kTileRows) / kLanes;
+  using I = typename Lanes<kLanes>::I;
   const MatrixView& m = *p.w;
   const uint8_t* tiles[kTiles];
   const float* side[kTiles];
   const float* a[kTokens];
   for (int i = 0; i < kTiles; ++i) tiles[i] = m.tile(p.first + tile + i, 0);
   for (int t = 0; t < kTokens; ++t) a[t] = p.a[t];
-  F sum[kTokens][kTiles][kParts] = {};
+  DirectSums<kLanes, kTokens, kTiles> s = {};
   for (int64_t col_tile = 0; col_tile < m.layout.col_tiles; ++col_tile) {
     for (int i = 0; i < kTiles; ++i) side[i] = m.side(p.first + tile + i, col_tile);
     const int64_t columns = m.shape.cols - col_tile * kTileCols;
     if (columns >= kTileCols) {
-      AddDirect<kLanes, Lines, kTokens, kTiles>(tiles, side, a, kTileCols, sum);
+      AddDirect<kLanes, Lines, kTokens, kTiles>(tiles, side, a, kTileCols, s);
     } else {
-      AddDirect<kLanes, Lines, kTokens, kTiles>(tiles, side, a, columns, sum);
+      AddDirect<kLanes, Lines, kTokens, kTiles>(tiles, side, a, columns, s);
     }
     for (int i = 0; i < kTiles; ++i) tiles[i] += m.format->tile_bytes;
     for (int t = 0; t < kTokens; ++t) a[t] += kTileCols;
   }
   for (int t = 0; t < kTokens; ++t) {
     for (int i = 0; i < kTiles; ++i) {
-      for (int j = 0; j < kParts; ++j) {
-        Store(p.c + t * p.c_stride + (tile + i) * kTileRows + j * kLanes, sum[t][i][j]);
+      for (int j = 0; j < s.kParts; ++j) {
+        F sum = s.sum[t][i][j];
+        if constexpr (Lines<kLanes>::kHasNan) {
+          const I seen = s.nan[i][j] & static_cast<int32_t>(0x80808080u);
+          sum = seen != 0 ? F{} + __builtin_nanf("") : sum;
+        }
+        Store(p.c + t * p.c_stride + (tile + i) * kTileRows + j * kLanes, sum);
       }
     }
   }

@@ -9,11 +9,24 @@ namespace {
 // pointers can live on the stack.
 constexpr int64_t kTokenBlock = 64;
 
+// The direct product of FP8 multiplies scales with a power of two.
+bool DirectFits(const MatrixView& w, int64_t first, int64_t tiles) {
+  if (w.format->side != SideKind::kBlockScale) return true;
+  constexpr int64_t kColTiles = kFp8Block / kTileCols;
+  for (int64_t tile = first; tile < first + tiles; ++tile) {
+    for (int64_t col_tile = 0; col_tile < w.layout.col_tiles; col_tile += kColTiles) {
+      if (!(*w.side(tile, col_tile) < 128.0f)) return false;
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 void MultiplyRowTiles(const PanelIsa& isa, const MatrixView& w, int64_t first, int64_t tiles, const float* const* x,
                       int64_t tokens, float* panel, float* c, int64_t c_stride) {
-  if (const auto direct = isa.direct[static_cast<size_t>(w.format->id)]; direct != nullptr && tokens <= kDirectTokens) {
+  if (const auto direct = isa.direct[static_cast<size_t>(w.format->id)];
+      direct != nullptr && tokens <= kDirectTokens && DirectFits(w, first, tiles)) {
     direct({.w = &w, .first = first, .tiles = tiles, .a = x, .tokens = tokens, .c = c, .c_stride = c_stride});
     return;
   }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <set>
@@ -117,6 +118,26 @@ TEST_P(EveryKernelSet, LinearOfATokenDependsNeitherOnThreadsNorOnItsNeighbours) 
       const std::vector<float> one(x.begin() + t * kCols, x.begin() + (t + 1) * kCols);
       const std::vector<float> expected(y.begin() + t * kRows, y.begin() + (t + 1) * kRows);
       EXPECT_EQ(RunLinear(w.view, one, 1, 2), expected) << format.name << " token " << t;
+    }
+  }
+}
+
+TEST_P(EveryKernelSet, LinearOfFp8TakesLargeScalesAndShowsNanCodes) {
+  constexpr int64_t kRows = 20;
+  constexpr int64_t kCols = 40;
+  for (const int64_t tokens : {1, 2, 3}) {
+    RandomMatrix w = MakeRandomMatrix(FormatId::kFp8B128, kRows, kCols, 1.0f, 12);
+    // The first scale that leaves F32 when it is multiplied by 2^120, and some beyond.
+    for (const float scale : {0x1p7f, 0x1p8f, 0x1p60f}) {
+      std::memcpy(w.bytes.data() + w.view.layout.side_offset, &scale, sizeof(scale));
+      DecodeRows(w.view, 0, kRows, absl::MakeSpan(w.values));
+      ExpectLinear(w, RandomVector(tokens * kCols, 1.0f, 13), tokens);
+    }
+    // Row 1, column 33 of the second tile.
+    w.bytes.data()[w.view.format->tile_bytes + 1 * 4 + 1] = 0xff;
+    const std::vector<float> y = RunLinear(w.view, RandomVector(tokens * kCols, 1.0f, 14), tokens);
+    for (int64_t i = 0; i < std::ssize(y); ++i) {
+      EXPECT_EQ(std::isnan(y[static_cast<size_t>(i)]), i % kRows == 1) << "token " << i / kRows << " row " << i % kRows;
     }
   }
 }
