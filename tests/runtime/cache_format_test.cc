@@ -52,7 +52,8 @@ double MeanDivergence(const std::vector<float>& p, const std::vector<float>& q, 
   return sum / static_cast<double>(p.size() / vocab);
 }
 
-// docs/kv-cache.md has the figures over the whole text; the bounds are three times what 512 tokens showed.
+// docs/kv-cache.md has the figures over the whole text, 1.4e-4 and 2.3e-4, which a few tokens carry whose experts
+// change; on these 512 tokens it was 1e-5 to 5e-5. The bounds are twice the figures of the whole text.
 TEST(CacheFormat, CostsTheTrainedModelLittle) {
   const std::vector<int32_t> ids = EvaluationText();
   ASSERT_EQ(std::ssize(ids), kTokens);
@@ -61,8 +62,8 @@ TEST(CacheFormat, CostsTheTrainedModelLittle) {
     const size_t vocab = exact.size() / ids.size();
     const double bf16 = MeanDivergence(exact, Logits(kernels, CacheFormat::kBf16, ids), vocab);
     const double int8 = MeanDivergence(exact, Logits(kernels, CacheFormat::kInt8, ids), vocab);
-    EXPECT_LE(bf16, 6e-5) << kernels->name;
-    EXPECT_LE(int8, 6e-4) << kernels->name;
+    EXPECT_LE(bf16, 3e-4) << kernels->name;
+    EXPECT_LE(int8, 5e-4) << kernels->name;
     RecordProperty(std::string(kernels->name) + "_bf16", std::to_string(bf16 * 1e6));
     RecordProperty(std::string(kernels->name) + "_int8", std::to_string(int8 * 1e6));
   }
