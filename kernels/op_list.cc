@@ -139,6 +139,21 @@ constexpr bool IsUsed(FormatId format, MatrixUse use) {
   return false;
 }
 
+// Which formats the latent cache of an op is listed in, beside F32: all of them with the format that recipes give
+// kv_b_proj.
+bool IsCached(OpId op, FormatId format) {
+  switch (op) {
+    case OpId::kLatentAppend:
+      return true;
+    case OpId::kMlaPrefill:
+    case OpId::kMlaDecode:
+    case OpId::kMlaSparse:
+      return format == FormatId::kQ8G32;
+    default:
+      return false;
+  }
+}
+
 struct OpRow {
   OpId op;
   absl::string_view name;
@@ -189,6 +204,7 @@ std::string OpCase::Name() const {
   if (shape.rows > 0) absl::StrAppend(&name, " ", shape.rows, "x", shape.cols);
   absl::StrAppend(&name, " tokens=", tokens);
   if (RowOf(op).positions.size() > 1 || position > 0) absl::StrAppend(&name, " depth=", position);
+  if (cache != CacheFormat::kF32) absl::StrAppend(&name, " kv=", CacheFormatName(cache));
   return name;
 }
 
@@ -200,8 +216,15 @@ std::vector<OpCase> AllOpCases() {
         if (row.use == MatrixUse::kNone ? format.id != FormatId::kF32 : !IsUsed(format.id, row.use)) continue;
         for (const int64_t position : row.positions) {
           for (const int64_t tokens : row.tokens) {
-            cases.push_back(
-                {.op = row.op, .shape = shape, .format = format.id, .tokens = tokens, .position = position});
+            for (const CacheFormat cache : AllCacheFormats()) {
+              if (cache != CacheFormat::kF32 && !IsCached(row.op, format.id)) continue;
+              cases.push_back({.op = row.op,
+                               .shape = shape,
+                               .format = format.id,
+                               .tokens = tokens,
+                               .position = position,
+                               .cache = cache});
+            }
           }
         }
       }

@@ -64,7 +64,8 @@ struct OpCase {
   OpShape shape;
   FormatId format = FormatId::kF32;  // of the matrices, where the op has some
   int64_t tokens = 1;
-  int64_t position = 0;  // of the first token: rows of the cache before it
+  int64_t position = 0;                   // of the first token: rows of the cache before it
+  CacheFormat cache = CacheFormat::kF32;  // of the latent cache, where the op has one
   // One word per property, for tables and filters: "linear q4_g32 v2-lite o_proj 2048x2048 tokens=1".
   std::string Name() const;
 };

@@ -184,8 +184,8 @@ class RopeOp : public OpBase {
 // Latent caches of `filled` random rows each.
 using Caches = std::vector<LatentCache>;
 
-absl::StatusOr<Caches> MakeCaches(const OpShape& s, int64_t filled, uint64_t spread, OpArena& arena) {
-  LatentCache cache{.rank = s.rank, .rope = s.rope, .capacity = filled};
+absl::StatusOr<Caches> MakeCaches(const OpCase& c, int64_t filled, uint64_t spread, OpArena& arena) {
+  LatentCache cache{.rank = c.shape.rank, .rope = c.shape.rope, .capacity = filled, .format = c.cache};
   const uint64_t bytes =
       (static_cast<uint64_t>(filled) * cache.row_bytes() + kMemoryAlign - 1) / kMemoryAlign * kMemoryAlign;
   const uint64_t copies = std::max((spread + bytes - 1) / bytes, uint64_t{1});
@@ -530,7 +530,7 @@ absl::StatusOr<std::unique_ptr<PreparedOp>> PreparedOp::Create(const OpCase& c, 
   }
   Caches caches;
   if (s.rank > 0) {
-    KOMPAKT_ASSIGN_OR_RETURN(caches, MakeCaches(s, c.position + c.tokens, spread, arena));
+    KOMPAKT_ASSIGN_OR_RETURN(caches, MakeCaches(c, c.position + c.tokens, spread, arena));
   }
   std::unique_ptr<PreparedOp> op;
   switch (c.op) {
