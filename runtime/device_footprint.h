@@ -4,6 +4,8 @@
 #include <cstdint>
 
 #include "format/arch_spec.pb.h"
+#include "kernels/cuda/mla_params.h"
+#include "kernels/latent_cache.h"
 
 namespace kompakt {
 
@@ -15,8 +17,11 @@ struct DeviceFootprint {
   uint64_t working_bytes = 0;      // activations, scratch and staging; an upper bound
 };
 
+// The latent cache of one layer of `context` rows, without memory: int8 where that is asked for, else BF16.
+cuda::DeviceLatentCache DeviceCacheOf(const ArchSpec& arch, CacheFormat format, int64_t context);
+
 // For a timeline of `context` tokens. `arch` must have passed ValidateArchSpec.
-DeviceFootprint DeviceFootprintOf(const ArchSpec& arch, int64_t context);
+DeviceFootprint DeviceFootprintOf(const ArchSpec& arch, CacheFormat format, int64_t context);
 
 // Of `free` bytes of device memory: what a model may take when nobody set a limit. The rest is for the driver's own
 // needs and for whoever shares the device.

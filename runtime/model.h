@@ -13,6 +13,8 @@
 
 namespace kompakt {
 
+struct DeviceTarget;  // runtime/device_target.h
+
 struct ModelOptions {
   int threads = 1;
   // null: what KOMPAKT_ISA names, else the best set this machine runs.
@@ -21,6 +23,8 @@ struct ModelOptions {
   ActivationPolicy act = {};
   // How sessions keep the latent cache and the keys of indexers; F32 rounds nothing.
   CacheFormat cache_format = CacheFormat::kF32;
+  // Where its sessions run; null: on the CPU.
+  std::shared_ptr<DeviceTarget> device = nullptr;
 };
 
 class Model {

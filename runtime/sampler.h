@@ -35,6 +35,8 @@ class Sampler {
   absl::StatusOr<int32_t> Next(absl::Span<const float> logits, int64_t n_tokens);
   // A token that Next did not choose (the prompt), for the repetition penalty.
   void Observe(int32_t id);
+  // Next is the largest logit, whatever came before.
+  bool greedy() const { return options_.temperature == 0 && options_.repetition_penalty == 1; }
 
  private:
   explicit Sampler(const SamplerOptions& options);

@@ -6,9 +6,13 @@
 #include <utility>
 
 #include "format/arch_spec.h"
+#include "format/device_error.h"
 #include "format/status.h"
+#include "runtime/device_session.h"
+#include "runtime/device_target.h"
 #include "runtime/footprint.h"
 #include "runtime/layer.h"
+#include "runtime/session_checks.h"
 
 namespace kompakt {
 namespace {
@@ -51,12 +55,12 @@ class CpuSession : public Session {
  private:
   absl::StatusOr<Output> ForwardAll(absl::Span<const int32_t> ids, Logits logits, ForwardTrace* trace,
                                     const ForwardTrace* routing);
-  absl::Status CheckIds(absl::Span<const int32_t> ids) const;
-  absl::Status CheckRouting(const ForwardTrace& routing, int64_t tokens) const;
   // Tokens [begin, begin + tokens) of the call, which are at position_ + begin in the timeline.
   absl::Status RunChunk(absl::Span<const int32_t> ids, int64_t begin, int64_t tokens, ForwardTrace* trace,
                         const ForwardTrace* routing);
-  absl::Status CheckFinite(const float* x, int64_t tokens, int64_t position, absl::string_view where);
+  absl::Status CheckFinite(const float* x, int64_t tokens, int64_t position, absl::string_view where) {
+    return CheckFiniteStates(*model_, context_, x, tokens, position, where);
+  }
 
   // `index_layer`: how many layers below have an indexer of their own.
   LayerCache CacheOf(int64_t layer, int64_t index_layer) const {
@@ -82,45 +86,6 @@ class CpuSession : public Session {
   ThreadTeam team_;
   KernelContext context_;
 };
-
-absl::Status CpuSession::CheckIds(absl::Span<const int32_t> ids) const {
-  if (std::ssize(ids) > max_tokens_ - position_) {
-    return UsageError("no room in the cache: ", ids.size(), " tokens at position ", position_, " of ", max_tokens_);
-  }
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] < 0 || ids[i] >= model_->arch().vocab_size()) {
-      return UsageError("token ", i, ": expected an id below the vocabulary's ", model_->arch().vocab_size(),
-                        ", found ", ids[i]);
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CpuSession::CheckRouting(const ForwardTrace& routing, int64_t tokens) const {
-  const MoeSpec& moe = model_->arch().moe();
-  const int64_t choices = model_->binding().moe_layers * tokens * moe.num_experts_per_tok();
-  const bool known = std::all_of(routing.router_ids.begin(), routing.router_ids.end(),
-                                 [&](int32_t id) { return id >= 0 && id < moe.n_routed_experts(); });
-  if (std::ssize(routing.router_ids) == choices && std::ssize(routing.router_weights) == choices && known) {
-    return absl::OkStatus();
-  }
-  return UsageError("routing: expected ", choices, " choices of experts below ", moe.n_routed_experts(), ", found ",
-                    routing.router_ids.size(), " with ", routing.router_weights.size(), " weights");
-}
-
-absl::Status CpuSession::CheckFinite(const float* x, int64_t tokens, int64_t position, absl::string_view where) {
-  const int64_t width = model_->arch().hidden_size();
-  bool finite = false;
-  const FiniteParams all{.x = x, .n = tokens * width, .finite = &finite};
-  KOMPAKT_RETURN_IF_ERROR(model_->kernels().all_finite(all, context_));
-  if (finite) return absl::OkStatus();
-  for (int64_t i = 0; i < tokens * width; ++i) {
-    if (std::isfinite(x[i])) continue;
-    return CorruptError(model_->weights().origin(), ": ", where, ": expected finite hidden states, found ", x[i],
-                        " in channel ", i % width, " at position ", position + i / width);
-  }
-  return absl::OkStatus();
-}
 
 absl::Status CpuSession::RunChunk(absl::Span<const int32_t> ids, int64_t begin, int64_t tokens, ForwardTrace* trace,
                                   const ForwardTrace* routing) {
@@ -178,20 +143,13 @@ absl::Status CpuSession::RunChunk(absl::Span<const int32_t> ids, int64_t begin, 
 
 absl::StatusOr<Session::Output> CpuSession::ForwardAll(absl::Span<const int32_t> ids, Logits logits,
                                                        ForwardTrace* trace, const ForwardTrace* routing) {
-  KOMPAKT_RETURN_IF_ERROR(CheckIds(ids));
+  KOMPAKT_RETURN_IF_ERROR(CheckIds(*model_, ids, position_, max_tokens_));
   const ModelBinding& binding = model_->binding();
   const int64_t tokens = std::ssize(ids);
-  if (routing != nullptr) KOMPAKT_RETURN_IF_ERROR(CheckRouting(*routing, tokens));
+  if (routing != nullptr) KOMPAKT_RETURN_IF_ERROR(CheckRouting(*model_, *routing, tokens));
   const int64_t vocab = binding.arch.vocab_size();
   const int64_t width = binding.arch.hidden_size();
-  if (trace != nullptr) {
-    const int64_t routed = binding.moe_layers * tokens;
-    const int64_t choices = routed * binding.arch.moe().num_experts_per_tok();
-    trace->hidden.assign(static_cast<size_t>((std::ssize(binding.layers) + 1) * tokens * width), 0.0f);
-    trace->router_ids.assign(static_cast<size_t>(choices), 0);
-    trace->router_weights.assign(static_cast<size_t>(choices), 0.0f);
-    trace->router_scores.assign(static_cast<size_t>(routed * binding.arch.moe().n_routed_experts()), 0.0f);
-  }
+  if (trace != nullptr) ClearTrace(*model_, tokens, *trace);
   Output output;
   const int64_t wanted = logits == Logits::kAll ? tokens : logits == Logits::kLast ? std::min<int64_t>(1, tokens) : 0;
   output.logits.resize(static_cast<size_t>(wanted * vocab));
@@ -237,7 +195,20 @@ absl::StatusOr<AlignedBuffer> CreateCache(absl::string_view what, uint64_t row_b
 
 }  // namespace
 
+absl::StatusOr<int32_t> Session::ForwardGreedy(absl::Span<const int32_t> ids, int64_t limit) {
+  if (ids.empty() || limit < 1) return UsageError("the likeliest token after ", ids.size(), " tokens, of ", limit);
+  KOMPAKT_ASSIGN_OR_RETURN(const Output output, Forward(ids, Logits::kLast));
+  const auto end = output.logits.begin() + std::min(limit, std::ssize(output.logits));
+  return static_cast<int32_t>(std::max_element(output.logits.begin(), end) - output.logits.begin());
+}
+
 absl::StatusOr<std::unique_ptr<Session>> Session::Create(std::shared_ptr<const Model> model, int64_t max_tokens) {
+  if (const DeviceTarget* const target = model->options().device.get(); target != nullptr && target->gpu_layers != 0) {
+    absl::StatusOr<std::unique_ptr<Session>> session = CreateDeviceSession(model, max_tokens);
+    const bool unusable = IsDeviceError(session.status()) || absl::IsUnimplemented(session.status());
+    if (!unusable || target->on_unusable == nullptr) return session;
+    target->on_unusable(session.status());
+  }
   if (max_tokens <= 0) return UsageError("max_tokens: expected a positive number, found ", max_tokens);
   const ArchSpec& arch = model->arch();
   const CacheFormat format = model->options().cache_format;

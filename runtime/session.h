@@ -22,8 +22,8 @@ struct ForwardTrace {
 
 class Session {
  public:
-  // `max_tokens`: room of the cache. kInvalidArgument when it is not positive, kResourceExhausted when it cannot be
-  // had.
+  // On the device that the model's options name, else on the CPU. `max_tokens`: room of the cache. kInvalidArgument
+  // when it is not positive, kResourceExhausted when it cannot be had; what runtime/device_session.h fails with.
   static absl::StatusOr<std::unique_ptr<Session>> Create(std::shared_ptr<const Model> model, int64_t max_tokens);
   virtual ~Session() = default;
 
@@ -49,6 +49,12 @@ class Session {
   // are not those of so many tokens.
   virtual absl::StatusOr<Output> Forward(absl::Span<const int32_t> ids, Logits logits, ForwardTrace* trace = nullptr,
                                          const ForwardTrace* routing = nullptr) = 0;
+
+  // Does ForwardGreedy spare anything?
+  virtual bool prefers_greedy() const { return false; }
+  // The same as Forward, for the token of the largest last logit among ids below `limit`, the lower one of equals. A
+  // device then keeps its logits to itself. kInvalidArgument without ids.
+  virtual absl::StatusOr<int32_t> ForwardGreedy(absl::Span<const int32_t> ids, int64_t limit);
 };
 
 }  // namespace kompakt

@@ -85,11 +85,13 @@ class CompareVerb : public Verb {
     DeclareActivationFlag(app, runtime_, "auto");
     DeclareCacheFlag(app, runtime_.kv, "f32");
     DeclareRamLimitFlag(app, runtime_);
+    DeclareDeviceFlags(app, runtime_.device, "cpu");
   }
 
   absl::StatusOr<ExitCode> Run() override {
     KOMPAKT_ASSIGN_OR_RETURN(packed_options_, ResolveRuntimeFlags(runtime_));
     options_ = WithoutRounding(packed_options_);
+    options_.device = nullptr;  // of the packed model alone
     KOMPAKT_ASSIGN_OR_RETURN(const double gate, ReadGate());
     KOMPAKT_ASSIGN_OR_RETURN(reference_, KernelSetByName("reference"));
     if (path_ != "fast" && path_ != "reference") {

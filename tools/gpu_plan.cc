@@ -74,7 +74,7 @@ absl::StatusOr<GpuPlan> MakeGpuPlan(const GpuPlanFlags& flags, const ModelSchema
     plan.request.budget_bytes = *bytes;
   }
   if (flags.gpu_layers < -1) return UsageError("-ngl: expected -1 or more, found ", flags.gpu_layers);
-  const DeviceFootprint footprint = DeviceFootprintOf(schema.arch(), context);
+  const DeviceFootprint footprint = DeviceFootprintOf(schema.arch(), CacheFormat::kBf16, context);
   plan.request.cache_token_bytes = footprint.cache_token_bytes;
   plan.request.context = context;
   plan.request.working_bytes = footprint.working_bytes;

@@ -28,6 +28,7 @@ class PerplexityVerb : public Verb {
     DeclareActivationFlag(app, runtime_, "auto");
     DeclareCacheFlag(app, runtime_.kv, "f32");
     DeclareRamLimitFlag(app, runtime_);
+    DeclareDeviceFlags(app, runtime_.device, "auto");
   }
 
   absl::StatusOr<ExitCode> Run() override {

@@ -112,6 +112,7 @@ class RunVerb : public Verb {
     DeclareActivationFlag(app, runtime_, "auto");
     DeclareCacheFlag(app, runtime_.kv, "bf16");
     DeclareRamLimitFlag(app, runtime_);
+    DeclareDeviceFlags(app, runtime_.device, "auto");
     app.add_flag("--chat", chat_, "The prompt is a user's message; the model's chat template is put around it");
     app.add_option("--system", system_, "System message, with --chat");
     app.add_option("--chat-template", family_name_, "Chat template family, if not the model's own");
@@ -225,6 +226,14 @@ class RunVerb : public Verb {
            std::count(assets_->stop_ids().begin(), assets_->stop_ids().end(), static_cast<uint32_t>(id)) > 0;
   }
 
+  // What follows `ids`, and is not taken yet.
+  static absl::StatusOr<int32_t> NextToken(Session& session, const Tokenizer& tokenizer, Sampler& sampler,
+                                           absl::Span<const int32_t> ids) {
+    if (sampler.greedy() && session.prefers_greedy()) return session.ForwardGreedy(ids, tokenizer.size());
+    KOMPAKT_ASSIGN_OR_RETURN(const Session::Output out, session.Forward(ids, Session::Logits::kLast));
+    return sampler.Next(out.logits, std::min(tokenizer.size(), std::ssize(out.logits)));
+  }
+
   absl::StatusOr<ExitCode> Generate(Session& session, const Tokenizer& tokenizer, Sampler& sampler,
                                     const std::vector<int32_t>& prompt_ids) {
     static constexpr ChatFamily kPlainText = {"plain text", "", "", nullptr, nullptr};
@@ -237,8 +246,7 @@ class RunVerb : public Verb {
     Timing timing;
     timing.prompt_tokens = static_cast<int64_t>(prompt_ids.size());
     const Clock::time_point start = Clock::now();
-    absl::StatusOr<Session::Output> out = session.Forward(prompt_ids, Session::Logits::kLast);
-    if (!out.ok()) return out.status();
+    KOMPAKT_ASSIGN_OR_RETURN(int32_t next, NextToken(session, tokenizer, sampler, prompt_ids));
     timing.prompt_seconds = SecondsSince(start);
     ExpertCache* const experts = session.model().weights().experts();
     if (experts != nullptr) timing.prompt_experts = experts->stats();
@@ -253,9 +261,7 @@ class RunVerb : public Verb {
         stopped = "interrupted";
         break;
       }
-      KOMPAKT_ASSIGN_OR_RETURN(
-          const int32_t id,
-          sampler.Next(out->logits, std::min(tokenizer.size(), static_cast<int64_t>(out->logits.size()))));
+      const int32_t id = next;
       if (IsStop(id)) {
         stopped = "stop token";
         break;
@@ -267,8 +273,7 @@ class RunVerb : public Verb {
         break;
       }
       if (max_new_ >= 0 && static_cast<int64_t>(generated.size()) == max_new_) break;
-      out = session.Forward({id}, Session::Logits::kLast);
-      if (!out.ok()) return out.status();
+      KOMPAKT_ASSIGN_OR_RETURN(next, NextToken(session, tokenizer, sampler, {id}));
     }
     printer.Print(splitter.Flush());
     timing.answer_seconds = SecondsSince(answer_start);

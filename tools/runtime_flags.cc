@@ -46,6 +46,7 @@ absl::StatusOr<ModelOptions> ResolveRuntimeFlags(const RuntimeFlags& flags) {
   if (!act.ok()) return WithContext(act.status(), "--act");
   options.act = *act;
   KOMPAKT_ASSIGN_OR_RETURN(options.cache_format, ResolveCacheFlag(flags.kv));
+  KOMPAKT_ASSIGN_OR_RETURN(options.device, ResolveDeviceFlags(flags.device));
   return options;
 }
 

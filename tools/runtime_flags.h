@@ -7,6 +7,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
 #include "runtime/model.h"
+#include "tools/device_flags.h"
 
 namespace kompakt {
 
@@ -14,7 +15,8 @@ struct RuntimeFlags {
   int threads = 0;
   std::string act = "f32";
   std::string kv = "f32";
-  std::string ram;  // --ram; empty: not given
+  std::string ram;     // --ram; empty: not given
+  DeviceFlags device;  // DeclareDeviceFlags adds its flags
 };
 
 // Adds -t to a verb.

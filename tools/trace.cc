@@ -32,6 +32,7 @@ class TraceVerb : public Verb {
     DeclareRuntimeFlags(app, runtime_);
     DeclareActivationFlag(app, runtime_, "f32");
     DeclareCacheFlag(app, runtime_.kv, "f32");
+    DeclareDeviceFlags(app, runtime_.device, "cpu");
   }
 
   absl::StatusOr<ExitCode> Run() override {
