@@ -71,10 +71,12 @@ absl::Span<const CalibrationRow> RowsOfLayer(absl::Span<const CalibrationRow> ro
 }
 
 // Whether layers use what another one selected, so that it must be kept for every chunk.
-bool KeepsSelection(const Model& model, int64_t context) {
-  const ArchSpec& arch = model.arch();
-  return arch.attention() == ATTENTION_MLA_INDEXED && arch.indexer().index_topk() < context &&
-         model.binding().index_layers < arch.num_hidden_layers();
+bool KeepsSelection(const ArchSpec& arch, int64_t context) {
+  if (arch.attention() != ATTENTION_MLA_INDEXED || arch.indexer().index_topk() >= context) return false;
+  for (int64_t layer = 0; layer < arch.num_hidden_layers(); ++layer) {
+    if (!HasIndexer(arch, layer)) return true;
+  }
+  return false;
 }
 
 int64_t ContextOf(const CalibrationChunks& chunks) { return std::min(chunks.context(), chunks.tokens()); }
@@ -112,7 +114,7 @@ class CalibrationPass {
     KOMPAKT_ASSIGN_OR_RETURN(hidden_,
                              AlignedBuffer::Create(static_cast<uint64_t>(chunks_.tokens() * width_) * sizeof(float),
                                                    absl::StrCat("hidden states of ", chunks_.tokens(), " tokens")));
-    if (KeepsSelection(model_, context)) {
+    if (KeepsSelection(arch, context)) {
       KOMPAKT_ASSIGN_OR_RETURN(
           selected_,
           AlignedBuffer::Create(static_cast<uint64_t>(chunks_.tokens() * arch.indexer().index_topk()) * sizeof(int32_t),
@@ -288,14 +290,13 @@ absl::StatusOr<CalibrationChunks> CalibrationChunks::Create(absl::Span<const int
   return chunks;
 }
 
-CalibrationMemory CalibrationMemoryOf(const Model& model, const CalibrationChunks& chunks,
+CalibrationMemory CalibrationMemoryOf(const ArchSpec& arch, int threads, int64_t tokens, int64_t context,
                                       absl::Span<const CalibrationRow> rows) {
-  const ArchSpec& arch = model.arch();
-  const int64_t context = ContextOf(chunks);
+  context = std::min(context, tokens);
   const int64_t piece = std::min(context, kChunkTokens);
   CalibrationMemory memory;
-  const int64_t selected = KeepsSelection(model, context) ? arch.indexer().index_topk() : 0;
-  memory.hidden_bytes = static_cast<uint64_t>(chunks.tokens() * (arch.hidden_size() + selected)) * sizeof(float);
+  const int64_t selected = KeepsSelection(arch, context) ? arch.indexer().index_topk() : 0;
+  memory.hidden_bytes = static_cast<uint64_t>(tokens * (arch.hidden_size() + selected)) * sizeof(float);
   std::map<int64_t, uint64_t> by_layer;
   uint64_t results = 0;
   for (const CalibrationRow& row : rows) {
@@ -307,7 +308,7 @@ CalibrationMemory CalibrationMemoryOf(const Model& model, const CalibrationChunk
   memory.statistics_bytes += results + rows.size() * 2 * sizeof(CalibrationRow);
   // A session's for one chunk bounds activations, kernels and the cache of all layers; the taken-apart FFN holds gate
   // and up at once, and the tokens of one expert twice. An MTP layer has activations of its own.
-  const Footprint session = FootprintOf(arch, context, model.options().threads, CacheFormat::kF32);
+  const Footprint session = FootprintOf(arch, context, threads, CacheFormat::kF32);
   const int64_t inter = std::max({arch.intermediate_size(), arch.moe().moe_intermediate_size(),
                                   arch.moe().n_shared_experts() * arch.moe().moe_intermediate_size()});
   const int64_t latent = arch.mla().kv_lora_rank() + arch.mla().qk_rope_head_dim() + arch.indexer().index_head_dim();

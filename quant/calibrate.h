@@ -46,7 +46,8 @@ struct CalibrationMemory {
 
   uint64_t total() const { return hidden_bytes + statistics_bytes + working_bytes; }
 };
-CalibrationMemory CalibrationMemoryOf(const Model& model, const CalibrationChunks& chunks,
+// For `tokens` in chunks of `context` on `threads` threads.
+CalibrationMemory CalibrationMemoryOf(const ArchSpec& arch, int threads, int64_t tokens, int64_t context,
                                       absl::Span<const CalibrationRow> rows);
 
 struct CalibrationReport {

@@ -144,7 +144,8 @@ absl::StatusOr<CalibrationAnswer> RunCalibration(const std::string& model, bool 
   header.tokens = chunks.tokens();
   header.context = chunks.context();
   const std::vector<CalibrationRow> rows = CalibrationRows(loaded.weights->schema(), request.hessian);
-  const CalibrationMemory memory = CalibrationMemoryOf(*loaded.model, chunks, rows);
+  const CalibrationMemory memory = CalibrationMemoryOf(loaded.model->arch(), loaded.model->options().threads,
+                                                       chunks.tokens(), chunks.context(), rows);
   const uint64_t file_bytes = CalibrationFileBytes(header, rows);
   PrintNotice(absl::StrCat("calibrate: ", GroupedDigits(chunks.tokens()), " tokens in ", chunks.count(),
                            " chunks; at most ", HumanBytes(memory.total()), " of memory besides the model (",

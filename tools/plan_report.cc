@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "format/status.h"
 #include "nlohmann/json.hpp"
+#include "quant/calibrate.h"
 #include "quant/convert.h"
 #include "tools/calibration_run.h"
 #include "tools/json_text.h"
@@ -23,7 +24,18 @@ struct PlanReport {
   ChosenRecipe recipe;
   Preflight preflight;
   RamLimit ram;
+  // What `calibrate` would take besides the model, with mean squares alone and with second moments.
+  CalibrationMemory calibrate, calibrate_hessian;
 };
+
+// Of the longest text that calibrate's memory is stated for: about what the text in the program has.
+constexpr int64_t kCalibrationTokens = 131072;
+constexpr int64_t kCalibrationContext = 512;
+
+CalibrationMemory CalibrateMemory(const ModelSchema& schema, int threads, bool hessian) {
+  return CalibrationMemoryOf(schema.arch(), threads, kCalibrationTokens, kCalibrationContext,
+                             CalibrationRows(schema, hessian));
+}
 
 std::string ModelLine(const ArchSpec& arch) {
   return absl::StrFormat("%s (%s), %d layers, hidden %d, %d heads, %d experts top-%d, vocabulary %d",
@@ -101,6 +113,8 @@ absl::StatusOr<PlanReport> MakePlanReport(const TensorSource& source, const Reci
                                        report.plan, volume_bytes));
   report.plan.file_bytes = 0;
   for (const PlannedFile& file : report.files) report.plan.file_bytes += file.bytes;
+  report.calibrate = CalibrateMemory(source.schema(), threads, false);
+  report.calibrate_hessian = CalibrateMemory(source.schema(), threads, true);
   report.preflight =
       CheckBeforeWork(source, report.recipe.recipe, report.plan, report.files, destination, report.plan.memory.workers);
   return report;
@@ -134,6 +148,9 @@ std::string PlanText(const TensorSource& source, const PlanReport& report) {
                   report.ram.why, ")\ndisk        ", HumanBytes(plan.file_bytes),
                   " at the destination while converting and after\n");
   absl::StrAppend(&text, CacheText(source.schema().arch(), report.context, report.recipe.cache_format));
+  absl::StrAppend(&text, "calibrate   ", HumanBytes(report.calibrate.total()), " besides the model for ",
+                  GroupedDigits(kCalibrationTokens), " tokens, ", HumanBytes(report.calibrate_hessian.total()),
+                  " with --hessian\n");
   if (plan.scale_search != SearchEffort::kDefault) {
     absl::StrAppend(&text, "search      ", EffortName(plan.scale_search), " search for scales\n");
   }
@@ -185,6 +202,8 @@ nlohmann::ordered_json PlanJson(const TensorSource& source, const PlanReport& re
       {"error_feedback", report.recipe.recipe.error_feedback().value_or(0)},
       {"calibrated", plan.importance != nullptr},
       {"calibration", CalibrationJson(plan.importance)},
+      {"calibrate_ram_bytes", report.calibrate.total()},
+      {"calibrate_hessian_ram_bytes", report.calibrate_hessian.total()},
       {"kv_format", std::string(CacheFormatName(report.recipe.cache_format))},
       {"kv_bytes_per_token", CacheBytesPerToken(arch, report.recipe.cache_format)},
       {"lines", std::move(lines)},

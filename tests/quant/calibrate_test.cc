@@ -300,7 +300,10 @@ TEST_F(CalibrateTest, TakesNoMoreMemoryForActivationsThanItSaid) {
   const auto rows = CalibrationRows(model->weights().schema(), true);
   const auto few = *CalibrationChunks::Create(SomeIds(SmallV3Arch(), 30), 1, 16, 0);
   const auto many = *CalibrationChunks::Create(SomeIds(SmallV3Arch(), 300), 1, 16, 0);
-  const CalibrationMemory a = CalibrationMemoryOf(*model, few, rows), b = CalibrationMemoryOf(*model, many, rows);
+  const auto memory_of = [&](const CalibrationChunks& chunks) {
+    return CalibrationMemoryOf(model->arch(), model->options().threads, chunks.tokens(), chunks.context(), rows);
+  };
+  const CalibrationMemory a = memory_of(few), b = memory_of(many);
   EXPECT_EQ(a.hidden_bytes, 32u * 136u * sizeof(float));
   EXPECT_EQ(b.hidden_bytes, 320u * 136u * sizeof(float));
   EXPECT_EQ(a.statistics_bytes, b.statistics_bytes);
