@@ -13,6 +13,7 @@
 #include "tools/runtime_flags.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
+#include "validate/energy.h"
 
 namespace kompakt {
 namespace {
@@ -47,6 +48,7 @@ class PerplexityVerb : public Verb {
     std::optional<int32_t> bos;
     if (loaded.assets.has_bos_id()) bos = static_cast<int32_t>(loaded.assets.bos_id());
 
+    EnergyWatch energy;
     const auto start = std::chrono::steady_clock::now();
     absl::StatusOr<PerplexityResult> result;
     {
@@ -58,21 +60,29 @@ class PerplexityVerb : public Verb {
     }
     if (!result.ok()) return result.status();
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    const nlohmann::ordered_json json = {{"model", model_},
-                                         {"text", text_},
-                                         {"perplexity", result->perplexity},
-                                         {"stderr", result->stderr_perplexity},
-                                         {"mean_nll", result->mean_nll},
-                                         {"tokens", result->tokens},
-                                         {"chunks", result->chunks},
-                                         {"context", context_},
-                                         {"tokens_scored", result->tokens_scored},
-                                         {"seconds", seconds}};
-    PrintAnswer(json_
-                    ? JsonText(json)
-                    : absl::StrFormat("perplexity %.4f +/- %.4f  (%d of %d tokens scored in %d chunks of %d, %.1f s)\n",
-                                      result->perplexity, result->stderr_perplexity, result->tokens_scored,
-                                      result->tokens, result->chunks, context_, seconds));
+    const std::optional<double> joules = energy.Joules();
+    nlohmann::ordered_json json = {{"model", model_},
+                                   {"text", text_},
+                                   {"perplexity", result->perplexity},
+                                   {"stderr", result->stderr_perplexity},
+                                   {"mean_nll", result->mean_nll},
+                                   {"tokens", result->tokens},
+                                   {"chunks", result->chunks},
+                                   {"context", context_},
+                                   {"tokens_scored", result->tokens_scored},
+                                   {"seconds", seconds},
+                                   {"joules_per_token", nullptr}};
+    std::string text_answer = absl::StrFormat(
+        "perplexity %.4f +/- %.4f  (%d of %d tokens scored in %d chunks of %d, %.1f s)\n", result->perplexity,
+        result->stderr_perplexity, result->tokens_scored, result->tokens, result->chunks, context_, seconds);
+    if (joules.has_value()) {
+      const double per_token = *joules / static_cast<double>(result->chunks * context_);
+      json["joules_per_token"] = per_token;
+      absl::StrAppendFormat(&text_answer, "energy %.3f J per token (%s)\n", per_token, energy.what());
+    } else if (Verbose()) {
+      PrintNotice(absl::StrCat("energy not measured: ", energy.why_not()));
+    }
+    PrintAnswer(json_ ? JsonText(json) : text_answer);
     return kExitYes;
   }
 

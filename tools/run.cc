@@ -21,6 +21,7 @@
 #include "tools/runtime_flags.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
+#include "validate/energy.h"
 
 namespace kompakt {
 namespace {
@@ -88,6 +89,14 @@ struct Timing {
   int64_t forward_tokens = 0;  // of the answer, that went through the model
   // Only with --ram.
   std::optional<ExpertCacheStats> prompt_experts, answer_experts;
+  std::optional<double> prompt_joules, answer_joules;
+  std::string energy;  // what counted them, or why nothing did
+
+  int64_t new_tokens() const { return thought_tokens + answer_tokens; }
+  std::optional<double> JoulesPerToken() const {
+    if (!answer_joules.has_value() || new_tokens() == 0) return std::nullopt;
+    return *answer_joules / static_cast<double>(new_tokens());
+  }
 };
 
 double PerSecond(int64_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
@@ -245,11 +254,14 @@ class RunVerb : public Verb {
 
     Timing timing;
     timing.prompt_tokens = static_cast<int64_t>(prompt_ids.size());
+    EnergyWatch energy;
     const Clock::time_point start = Clock::now();
     KOMPAKT_ASSIGN_OR_RETURN(int32_t next, NextToken(session, tokenizer, sampler, prompt_ids));
     timing.prompt_seconds = SecondsSince(start);
     ExpertCache* const experts = session.model().weights().experts();
     if (experts != nullptr) timing.prompt_experts = experts->stats();
+    timing.prompt_joules = energy.Joules();
+    energy.Restart();
 
     const StopsByItself stops_by_itself;  // from here on there is an answer to finish
     std::vector<int32_t> generated;
@@ -279,6 +291,8 @@ class RunVerb : public Verb {
     timing.answer_seconds = SecondsSince(answer_start);
     if (experts != nullptr) timing.answer_experts = experts->stats().Since(*timing.prompt_experts);
     timing.forward_tokens = session.position() - timing.prompt_tokens;
+    timing.answer_joules = energy.Joules();
+    timing.energy = energy.why_not().empty() ? energy.what() : absl::StrCat("not measured: ", energy.why_not());
     timing.thought_tokens = splitter.thought_tokens();
     timing.answer_tokens = splitter.answer_tokens();
     printer.Finish();
@@ -290,18 +304,23 @@ class RunVerb : public Verb {
   nlohmann::ordered_json Json(const AnswerPrinter& printer, const Timing& timing,
                               const std::vector<int32_t>& prompt_ids, const std::vector<int32_t>& generated,
                               const char* stopped) const {
-    nlohmann::ordered_json json = {
-        {"text", printer.answer()},
-        {"thought", printer.thought()},
-        {"prompt_ids", prompt_ids},
-        {"ids", generated},
-        {"stopped_by", stopped},
-        {"prompt_tokens", timing.prompt_tokens},
-        {"thought_tokens", timing.thought_tokens},
-        {"answer_tokens", timing.answer_tokens},
-        {"prompt_tokens_per_second", PerSecond(timing.prompt_tokens, timing.prompt_seconds)},
-        {"tokens_per_second", PerSecond(timing.thought_tokens + timing.answer_tokens, timing.answer_seconds)},
-        {"peak_memory_bytes", PeakMemoryBytes()}};
+    const auto number = [](std::optional<double> value) {
+      return value.has_value() ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr);
+    };
+    nlohmann::ordered_json json = {{"text", printer.answer()},
+                                   {"thought", printer.thought()},
+                                   {"prompt_ids", prompt_ids},
+                                   {"ids", generated},
+                                   {"stopped_by", stopped},
+                                   {"prompt_tokens", timing.prompt_tokens},
+                                   {"thought_tokens", timing.thought_tokens},
+                                   {"answer_tokens", timing.answer_tokens},
+                                   {"prompt_tokens_per_second", PerSecond(timing.prompt_tokens, timing.prompt_seconds)},
+                                   {"tokens_per_second", PerSecond(timing.new_tokens(), timing.answer_seconds)},
+                                   {"prompt_joules", number(timing.prompt_joules)},
+                                   {"joules_per_token", number(timing.JoulesPerToken())},
+                                   {"energy", timing.energy},
+                                   {"peak_memory_bytes", PeakMemoryBytes()}};
     if (timing.prompt_experts.has_value()) {
       json["experts"] = {{"prompt", ExpertJson(*timing.prompt_experts, timing.prompt_tokens)},
                          {"answer", ExpertJson(*timing.answer_experts, timing.forward_tokens)}};
@@ -315,9 +334,16 @@ class RunVerb : public Verb {
         "included), "
         "ended by: %s\nmemory   %s at most, of which KV cache %s (%s)",
         timing.prompt_tokens, PerSecond(timing.prompt_tokens, timing.prompt_seconds), timing.thought_tokens,
-        timing.answer_tokens, PerSecond(timing.thought_tokens + timing.answer_tokens, timing.answer_seconds), stopped,
+        timing.answer_tokens, PerSecond(timing.new_tokens(), timing.answer_seconds), stopped,
         HumanBytes(PeakMemoryBytes()), HumanBytes(session.cache_bytes()),
         CacheFormatName(session.model().options().cache_format)));
+    const std::optional<double> per_token = timing.JoulesPerToken();
+    PrintNotice(absl::StrCat("energy   ",
+                             per_token.has_value()
+                                 ? absl::StrFormat("%.1f J for the prompt, %.3f J per token of the answer; ",
+                                                   timing.prompt_joules.value_or(0), *per_token)
+                                 : "",
+                             timing.energy));
     if (!timing.prompt_experts.has_value()) return;
     PrintNoticeLines(ExpertLine("experts of the prompt", *timing.prompt_experts, timing.prompt_tokens));
     PrintNoticeLines(ExpertLine("experts of the answer", *timing.answer_experts, timing.forward_tokens));

@@ -34,7 +34,7 @@ TEXT
 
 # The number does not depend on the threads.
 head -c 6000 "$text" >some.txt
-without_seconds() { grep -v seconds .stdout; }
+without_seconds() { grep -Ev 'seconds|joules' .stdout; }
 expect 0 "$KOMPAKT" perplexity q4.kpk -f some.txt -t 1 --json
 one_thread=$(without_seconds)
 expect 0 "$KOMPAKT" perplexity q4.kpk -f some.txt -t 3 --json
