@@ -243,8 +243,8 @@ struct FiniteParams {
 
 // The instruction that a set multiplies matrices with when many tokens are there; what its speed is compared with
 // (probe.h).
-enum class ProductKind : uint8_t { kF32, kMaddubs256, kVnni256, kVnni512, kDotprod, kI8mm };
-inline constexpr size_t kProductKinds = 6;
+enum class ProductKind : uint8_t { kF32, kMaddubs256, kVnni256, kVnni512, kNeon, kDotprod, kI8mm };
+inline constexpr size_t kProductKinds = 7;
 
 struct KernelSet {
   absl::string_view name;

@@ -144,6 +144,8 @@ constexpr bool IsUsed(FormatId format, MatrixUse use) {
 bool IsCached(OpId op, FormatId format) {
   switch (op) {
     case OpId::kLatentAppend:
+    case OpId::kIndexAppend:
+    case OpId::kIndexSelect:
       return true;
     case OpId::kMlaPrefill:
     case OpId::kMlaDecode:
@@ -162,6 +164,8 @@ struct OpRow {
   absl::Span<const int64_t> tokens;
   absl::Span<const int64_t> positions;
 };
+
+constexpr ActPrecision kPrecisions[] = {ActPrecision::kF32, ActPrecision::kInt8, ActPrecision::kInt16};
 
 constexpr std::array<OpRow, kOpCount> kOps = {{
     {OpId::kEmbed, "embed", MatrixUse::kAny, kTables, kMany, kFromTheStart},
@@ -197,16 +201,51 @@ absl::string_view NameOf(OpId op) { return RowOf(op).name; }
 
 bool HasMatrix(OpId op) { return RowOf(op).use != MatrixUse::kNone; }
 
+bool TakesActPrecision(OpId op) { return op == OpId::kLinear || op == OpId::kFfn || op == OpId::kExpertFfn; }
+
+bool HasCache(OpId op) {
+  return RowOf(op).use == MatrixUse::kKvB || op == OpId::kLatentAppend || op == OpId::kIndexAppend ||
+         op == OpId::kIndexSelect;
+}
+
+absl::string_view NameOf(ActPrecision act) {
+  switch (act) {
+    case ActPrecision::kF32:
+      return "f32";
+    case ActPrecision::kInt8:
+      return "int8";
+    case ActPrecision::kInt16:
+      return "int16";
+  }
+  return "";
+}
+
 std::string OpCase::Name() const {
   std::string name(NameOf(op));
-  if (HasMatrix(op)) absl::StrAppend(&name, " ", format == FormatId::kF32 ? "f32" : FormatOf(format).name);
+  if (HasMatrix(op)) absl::StrAppend(&name, " ", FormatOf(format).name);
+  if (TakesActPrecision(op)) absl::StrAppend(&name, " act=", NameOf(act));
+  if (HasCache(op)) absl::StrAppend(&name, " kv=", CacheFormatName(cache));
   absl::StrAppend(&name, " ", shape.model, " ", shape.part);
   if (shape.rows > 0) absl::StrAppend(&name, " ", shape.rows, "x", shape.cols);
   absl::StrAppend(&name, " tokens=", tokens);
   if (RowOf(op).positions.size() > 1 || position > 0) absl::StrAppend(&name, " depth=", position);
-  if (cache != CacheFormat::kF32) absl::StrAppend(&name, " kv=", CacheFormatName(cache));
   return name;
 }
+
+namespace {
+
+// The case at every depth, with every number of tokens.
+void AddTimes(const OpRow& row, OpCase c, std::vector<OpCase>* cases) {
+  for (const int64_t position : row.positions) {
+    c.position = position;
+    for (const int64_t tokens : row.tokens) {
+      c.tokens = tokens;
+      cases->push_back(c);
+    }
+  }
+}
+
+}  // namespace
 
 std::vector<OpCase> AllOpCases() {
   std::vector<OpCase> cases;
@@ -214,17 +253,14 @@ std::vector<OpCase> AllOpCases() {
     for (const OpShape& shape : row.shapes) {
       for (const BlockFormat& format : AllFormats()) {
         if (row.use == MatrixUse::kNone ? format.id != FormatId::kF32 : !IsUsed(format.id, row.use)) continue;
-        for (const int64_t position : row.positions) {
-          for (const int64_t tokens : row.tokens) {
-            for (const CacheFormat cache : AllCacheFormats()) {
-              if (cache != CacheFormat::kF32 && !IsCached(row.op, format.id)) continue;
-              cases.push_back({.op = row.op,
-                               .shape = shape,
-                               .format = format.id,
-                               .tokens = tokens,
-                               .position = position,
-                               .cache = cache});
-            }
+        OpCase c{.op = row.op, .shape = shape, .format = format.id};
+        for (const ActPrecision act : kPrecisions) {
+          if (act != ActPrecision::kF32 && !TakesActPrecision(row.op)) continue;
+          c.act = act;
+          for (const CacheFormat cache : AllCacheFormats()) {
+            if (cache != CacheFormat::kF32 && !IsCached(row.op, format.id)) continue;
+            c.cache = cache;
+            AddTimes(row, c, &cases);
           }
         }
       }
@@ -236,9 +272,8 @@ std::vector<OpCase> AllOpCases() {
 OpCase Trimmed(OpCase c) {
   // A row tile and a half more than two; an expert without tokens; two blocks of the cache and a half.
   constexpr int64_t kRowsLeft = 40, kExpertsLeft = 6, kHeadsLeft = 2, kPositionLeft = 150, kSelectedLeft = 100;
-  // Divides no block of tokens.
-  constexpr int64_t kTokensLeft = 37;
-  const bool small = !c.shape.timed;
+  // Divide no block of tokens; the second is for real columns, which take the reference longer.
+  constexpr int64_t kTokensLeft = 37, kTokensOfTimed = 13;
   if (c.op == OpId::kLinear || c.op == OpId::kEmbed) c.shape.rows = std::min(c.shape.rows, kRowsLeft);
   // Both sides of an FFN are columns of one of its matrices.
   if (c.op == OpId::kFfn || c.op == OpId::kExpertFfn) {
@@ -252,7 +287,7 @@ OpCase Trimmed(OpCase c) {
   c.shape.heads = std::min(c.shape.heads, kHeadsLeft);
   c.shape.selected = std::min(c.shape.selected, kSelectedLeft);
   c.position = std::min(c.position, kPositionLeft);
-  if (c.tokens > 1) c.tokens = small || c.tokens < kTokensLeft ? std::min(c.tokens, kTokensLeft) : 13;
+  if (c.tokens > 1) c.tokens = c.shape.timed ? kTokensOfTimed : std::min(c.tokens, kTokensLeft);
   return c;
 }
 

@@ -62,11 +62,12 @@ struct OpShape {
 struct OpCase {
   OpId op = OpId::kAdd;
   OpShape shape;
-  FormatId format = FormatId::kF32;  // of the matrices, where the op has some
+  FormatId format = FormatId::kF32;       // of the matrices, where the op has some
+  ActPrecision act = ActPrecision::kF32;  // of what those multiply
+  CacheFormat cache = CacheFormat::kF32;  // of what the op keeps or attends to
   int64_t tokens = 1;
-  int64_t position = 0;                   // of the first token: rows of the cache before it
-  CacheFormat cache = CacheFormat::kF32;  // of the latent cache, where the op has one
-  // One word per property, for tables and filters: "linear q4_g32 v2-lite o_proj 2048x2048 tokens=1".
+  int64_t position = 0;  // of the first token: rows of the cache before it
+  // One word per property, for tables and filters: "linear q4_g32 act=int8 v2-lite o_proj 2048x2048 tokens=1".
   std::string Name() const;
 };
 
@@ -76,8 +77,12 @@ struct OpCost {
   uint64_t products = 0;  // multiplications and additions, each as one
 };
 
-// Does the op multiply with a matrix in a format of the file?
+// Does the op multiply with a matrix in a format of the file, and does it take an ActPrecision for that?
 bool HasMatrix(OpId op);
+bool TakesActPrecision(OpId op);
+// Does it write or read a cache?
+bool HasCache(OpId op);
+absl::string_view NameOf(ActPrecision act);
 
 // Every case, grouped by op. Timed ones are as large as they are in the model; all of them can be made small.
 std::vector<OpCase> AllOpCases();

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
+#include <map>
 #include <utility>
 
 #include "format/status.h"
@@ -39,6 +41,19 @@ std::vector<float> Rotations(int64_t tokens, int64_t dim) {
   return out;
 }
 
+// One row as kernels/activation.h has it.
+void RoundRow(ActPrecision act, absl::Span<float> x) {
+  const float most = act == ActPrecision::kInt16 ? kInt16Largest : kInt8Largest;
+  for (size_t begin = 0; begin < x.size(); begin += kActGroup) {
+    const absl::Span<float> group = x.subspan(begin, kActGroup);
+    float largest = 0;
+    for (const float v : group) largest = std::max(largest, std::fabs(v));
+    const float scale = largest / most;
+    if (scale < std::numeric_limits<float>::min()) continue;
+    for (float& v : group) v = std::nearbyint(v * (1 / scale)) * scale;
+  }
+}
+
 // The same matrices several times over.
 struct Weights {
   std::vector<MatrixView> views;  // [copies][matrices]
@@ -62,20 +77,18 @@ absl::StatusOr<Weights> MakeWeights(FormatId format, const std::vector<MatrixSha
   const uint64_t copies = std::max((spread + w.bytes - 1) / w.bytes, uint64_t{1});
   KOMPAKT_ASSIGN_OR_RETURN(uint8_t * at, arena.Take(OpArena::kWeights, copies * w.bytes));
   // Sums over the columns keep the size of what is multiplied.
-  std::vector<RandomTiles> tiles;
-  for (size_t i = 0; i < shapes.size(); ++i) {
-    if (i > 0 && shapes[i].cols == shapes[i - 1].cols) {
-      tiles.push_back(tiles.back());
-    } else {
-      tiles.emplace_back(format, 1 / std::sqrt(static_cast<float>(shapes[i].cols)), i + 1);
-    }
+  std::map<int64_t, RandomTiles> tiles;  // by columns
+  for (const MatrixShape& shape : shapes) {
+    if (tiles.contains(shape.cols)) continue;
+    tiles.emplace(shape.cols, RandomTiles(format, 1 / std::sqrt(static_cast<float>(shape.cols)), tiles.size() + 1));
   }
   for (uint64_t copy = 0; copy < copies; ++copy) {
     for (size_t i = 0; i < shapes.size(); ++i) {
+      const RandomTiles& random = tiles.at(shapes[i].cols);
       context.RunPieces(layouts[i].row_tiles, kFillRowTiles, [&](int64_t begin, int64_t end, int /*thread*/) {
-        tiles[i].FillTiles(layouts[i], copy * shapes.size() + i, begin, end, at);
+        random.FillTiles(layouts[i], copy * shapes.size() + i, begin, end, at);
       });
-      tiles[i].FillSide(layouts[i], at);
+      random.FillSide(layouts[i], at);
       w.views.push_back({.format = &FormatOf(format), .shape = shapes[i], .layout = layouts[i], .data = at});
       at += layouts[i].total_bytes;
     }
@@ -91,6 +104,12 @@ class OpBase : public PreparedOp {
   void Reset() override {
     run_ = 0;
     std::fill(y_.begin(), y_.end(), std::nanf(""));
+  }
+  void RoundInputs() override {
+    if (c_.act == ActPrecision::kF32 || s_.cols == 0) return;
+    for (size_t at = 0; at < x_.size(); at += static_cast<size_t>(s_.cols)) {
+      RoundRow(c_.act, absl::MakeSpan(x_).subspan(at, static_cast<size_t>(s_.cols)));
+    }
   }
   OpCost cost() const override { return cost_; }
   std::vector<float> values() const override { return y_; }
@@ -184,7 +203,8 @@ class RopeOp : public OpBase {
 // Latent caches of `filled` random rows each.
 using Caches = std::vector<LatentCache>;
 
-absl::StatusOr<Caches> MakeCaches(const OpCase& c, int64_t filled, uint64_t spread, OpArena& arena) {
+absl::StatusOr<Caches> MakeCaches(const OpCase& c, uint64_t spread, OpArena& arena) {
+  const int64_t filled = c.position + c.tokens;
   LatentCache cache{.rank = c.shape.rank, .rope = c.shape.rope, .capacity = filled, .format = c.cache};
   const uint64_t bytes =
       (static_cast<uint64_t>(filled) * cache.row_bytes() + kMemoryAlign - 1) / kMemoryAlign * kMemoryAlign;
@@ -285,13 +305,29 @@ class MlaOp : public OpBase {
   std::vector<int32_t> ids_;
 };
 
+// Memory for the keys of an indexer.
+struct Keys {
+  Keys(const OpCase& c, int64_t rows) : cache{.dim = c.shape.cols, .capacity = rows, .format = c.cache} {
+    words.resize(static_cast<size_t>(rows) * cache.row_bytes() / sizeof(uint32_t) + 1);
+    cache.data = reinterpret_cast<uint8_t*>(words.data());
+  }
+  Keys(const Keys&) = delete;
+  Keys& operator=(const Keys&) = delete;
+
+  IndexCache cache;
+  std::vector<uint32_t> words;
+};
+
 class IndexAppendOp : public OpBase {
  public:
   explicit IndexAppendOp(const OpCase& c)
-      : OpBase(c, {}), norm_(Normal(s_.cols, 1, 2)), bias_(Normal(s_.cols, 1, 3)), cos_sin_(Rotations(t_, s_.rope)) {
+      : OpBase(c, {}),
+        keys_(c, t_),
+        norm_(Normal(s_.cols, 1, 2)),
+        bias_(Normal(s_.cols, 1, 3)),
+        cos_sin_(Rotations(t_, s_.rope)) {
     x_ = Normal(t_ * s_.cols, 1, 1);
-    y_.resize(x_.size());
-    cost_.bytes = Product({2, t_, s_.cols}) * kFloatBytes;
+    cost_.bytes = Product({t_, s_.cols}) * kFloatBytes + static_cast<uint64_t>(t_) * keys_.cache.row_bytes();
   }
   absl::Status Run(const KernelSet& set, KernelContext& context) override {
     return set.index_append({.a = x_.data(),
@@ -303,41 +339,51 @@ class IndexAppendOp : public OpBase {
                              .pairs = RotaryPairs::kHalves,
                              .tokens = t_,
                              .position = 0,
-                             .cache = {.dim = s_.cols, .capacity = t_, .data = reinterpret_cast<uint8_t*>(y_.data())}},
+                             .cache = keys_.cache},
                             context);
+  }
+  std::vector<float> values() const override {
+    std::vector<float> scratch(static_cast<size_t>(t_ * s_.cols));
+    const float* const rows = IndexKeys(keys_.cache, 0, t_, scratch.data());
+    return {rows, rows + t_ * s_.cols};
   }
 
  private:
+  Keys keys_;
   std::vector<float> norm_, bias_, cos_sin_;
 };
 
 class IndexSelectOp : public OpBase {
  public:
   explicit IndexSelectOp(const OpCase& c)
-      : OpBase(c, {}), keys_(Normal((c.position + t_) * s_.cols, 1, 2)), w_of_heads_(Normal(t_ * s_.heads, 1, 3)) {
+      : OpBase(c, {}), keys_(c, c.position + t_), w_of_heads_(Normal(t_ * s_.heads, 1, 3)) {
+    const int64_t rows = c.position + t_;
+    const std::vector<float> values = Normal(rows * s_.cols, 1, 2);
+    for (int64_t j = 0; j < rows; ++j) StoreIndexKey(keys_.cache, j, values.data() + j * s_.cols);
     x_ = Normal(t_ * s_.heads * s_.cols, 1, 1);
     ids_.resize(static_cast<size_t>(t_ * s_.selected));
-    cost_ = {.bytes = keys_.size() * kFloatBytes, .products = Product({2, t_, s_.heads, c.position + t_, s_.cols})};
+    cost_ = {.bytes = static_cast<uint64_t>(rows) * keys_.cache.row_bytes(),
+             .products = Product({2, t_, s_.heads, rows, s_.cols})};
   }
   absl::Status Run(const KernelSet& set, KernelContext& context) override {
     bool finite = false;
-    return set.index_select(
-        {.heads = s_.heads,
-         .q = x_.data(),
-         .w = w_of_heads_.data(),
-         .scale = 0.01f,
-         .top_k = s_.selected,
-         .tokens = t_,
-         .position = c_.position,
-         .cache = {.dim = s_.cols, .capacity = c_.position + t_, .data = reinterpret_cast<uint8_t*>(keys_.data())},
-         .ids = ids_.data(),
-         .finite = &finite},
-        context);
+    return set.index_select({.heads = s_.heads,
+                             .q = x_.data(),
+                             .w = w_of_heads_.data(),
+                             .scale = 0.01f,
+                             .top_k = s_.selected,
+                             .tokens = t_,
+                             .position = c_.position,
+                             .cache = keys_.cache,
+                             .ids = ids_.data(),
+                             .finite = &finite},
+                            context);
   }
   std::vector<int32_t> ids() const override { return ids_; }
 
  private:
-  std::vector<float> keys_, w_of_heads_;
+  Keys keys_;
+  std::vector<float> w_of_heads_;
   std::vector<int32_t> ids_;
 };
 
@@ -393,7 +439,9 @@ class FfnOp : public OpBase {
     cost_ = {.bytes = w_.bytes, .products = Product({6, t_, s_.rows, s_.cols})};
   }
   absl::Status Run(const KernelSet& set, KernelContext& context) override {
-    return set.ffn({.w = FfnOf(NextWeights()), .x = x_.data(), .tokens = t_, .y = y_.data()}, context);
+    return set.ffn(
+        {.w = FfnOf(NextWeights()), .x = x_.data(), .tokens = t_, .y = y_.data(), .act = c_.act, .down_act = c_.act},
+        context);
   }
 };
 
@@ -421,7 +469,9 @@ class ExpertFfnOp : public OpBase {
                            .k = s_.chosen,
                            .x = x_.data(),
                            .tokens = t_,
-                           .y = y_.data()},
+                           .y = y_.data(),
+                           .act = c_.act,
+                           .down_act = c_.act},
                           context);
   }
 
@@ -530,7 +580,7 @@ absl::StatusOr<std::unique_ptr<PreparedOp>> PreparedOp::Create(const OpCase& c, 
   }
   Caches caches;
   if (s.rank > 0) {
-    KOMPAKT_ASSIGN_OR_RETURN(caches, MakeCaches(c, c.position + c.tokens, spread, arena));
+    KOMPAKT_ASSIGN_OR_RETURN(caches, MakeCaches(c, spread, arena));
   }
   std::unique_ptr<PreparedOp> op;
   switch (c.op) {

@@ -37,6 +37,9 @@ class PreparedOp {
   // One call of the op. Ops that work in place go on from what the last run left; Reset gives the first run again.
   virtual absl::Status Run(const KernelSet& set, KernelContext& context) = 0;
   virtual void Reset() = 0;
+  // Replaces the inputs by what the case's ActPrecision makes of them (kernels/activation.h), so that a set which
+  // rounds them finds the same values as one which does not.
+  virtual void RoundInputs() {}
 
   // Of the last run.
   virtual OpCost cost() const = 0;

@@ -141,7 +141,7 @@ double ProductsPerSecond(ProductKind kind, KernelContext& context, double second
 
 ProductKind BestProductKind() {
   for (const ProductKind kind : {ProductKind::kVnni512, ProductKind::kVnni256, ProductKind::kI8mm,
-                                 ProductKind::kDotprod, ProductKind::kMaddubs256}) {
+                                 ProductKind::kDotprod, ProductKind::kMaddubs256, ProductKind::kNeon}) {
     if (probe::LoopsOfMachine().products[static_cast<size_t>(kind)] != nullptr) return kind;
   }
   return ProductKind::kF32;
@@ -159,6 +159,8 @@ absl::string_view NameOf(ProductKind kind) {
       return "vpdpbusd 256";
     case ProductKind::kVnni512:
       return "vpdpbusd 512";
+    case ProductKind::kNeon:
+      return "smull and sadalp";
     case ProductKind::kDotprod:
       return "sdot";
     case ProductKind::kI8mm:

@@ -10,7 +10,7 @@ namespace kompakt {
 namespace {
 
 // Prime, so that runs of neighbouring row tiles do not fall on each other.
-constexpr uint64_t kPoolTiles = 251;
+constexpr uint64_t kPoolTiles = 61;
 
 // SplitMix64 (Steele, Lea, Flood 2014).
 class Random {

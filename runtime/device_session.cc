@@ -74,6 +74,10 @@ class DeviceSession : public Session {
     return absl::OkStatus();
   }
 
+  absl::Status AppendRandomRows(int64_t /*tokens*/) override {
+    return absl::UnimplementedError("rows of random values are only for sessions on the CPU");
+  }
+
   absl::StatusOr<Output> Forward(absl::Span<const int32_t> ids, Logits logits, ForwardTrace* trace,
                                  const ForwardTrace* routing) override {
     try {

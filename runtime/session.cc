@@ -8,6 +8,7 @@
 #include "format/arch_spec.h"
 #include "format/device_error.h"
 #include "format/status.h"
+#include "kernels/random_tiles.h"
 #include "runtime/device_session.h"
 #include "runtime/device_target.h"
 #include "runtime/footprint.h"
@@ -42,6 +43,8 @@ class CpuSession : public Session {
     position_ = position;
     return absl::OkStatus();
   }
+
+  absl::Status AppendRandomRows(int64_t tokens) override;
 
   absl::StatusOr<Output> Forward(absl::Span<const int32_t> ids, Logits logits, ForwardTrace* trace,
                                  const ForwardTrace* routing) override {
@@ -86,6 +89,33 @@ class CpuSession : public Session {
   ThreadTeam team_;
   KernelContext context_;
 };
+
+absl::Status CpuSession::AppendRandomRows(int64_t tokens) {
+  if (tokens < 0 || tokens > max_tokens_ - position_) {
+    return UsageError("no room in the cache: ", tokens, " tokens at position ", position_, " of ", max_tokens_);
+  }
+  // Prime, so that blocks of rows differ.
+  constexpr int64_t kDistinct = 61;
+  const LayerCache first = CacheOf(0, 0);
+  const int64_t width = first.latent.width();
+  const int64_t dim = first.index.dim;
+  std::vector<float> rows(static_cast<size_t>(kDistinct * std::max(width, dim)));
+  FillNormal(1, 1, absl::MakeSpan(rows));
+  int64_t index_layer = 0;
+  for (int64_t l = 0; l < std::ssize(model_->binding().layers); ++l) {
+    const LayerCache cache = CacheOf(l, index_layer);
+    const bool indexed = model_->binding().layers[static_cast<size_t>(l)].has_indexer;
+    index_layer += indexed ? 1 : 0;
+    context_.RunPieces(tokens, 64, [&](int64_t begin, int64_t end, int /*thread*/) {
+      for (int64_t t = begin; t < end; ++t) {
+        StoreLatentRow(cache.latent, position_ + t, rows.data() + t % kDistinct * width);
+        if (indexed) StoreIndexKey(cache.index, position_ + t, rows.data() + t % kDistinct * dim);
+      }
+    });
+  }
+  position_ += tokens;
+  return absl::OkStatus();
+}
 
 absl::Status CpuSession::RunChunk(absl::Span<const int32_t> ids, int64_t begin, int64_t tokens, ForwardTrace* trace,
                                   const ForwardTrace* routing) {

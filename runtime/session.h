@@ -35,6 +35,9 @@ class Session {
   virtual uint64_t working_bytes() const = 0;
   // Forgets the tokens from `position` on.
   virtual absl::Status Rewind(int64_t position) = 0;
+  // Appends `tokens` rows of random values to the caches, as if so many tokens had been computed: how long a token at
+  // that depth takes does not depend on what the rows hold. For measuring. kInvalidArgument when there is no room.
+  virtual absl::Status AppendRandomRows(int64_t tokens) = 0;
 
   // Appends `ids` to the timeline. Which logits are wanted: of the last token only, or of every token.
   // Results do not depend on how a text is cut into calls beyond rounding, and not at all on the thread count.

@@ -1,4 +1,4 @@
-// kompakt bench --ops [--filter TEXT] [--list] [-t N,...] [-r N]
+// kompakt bench MODEL | --synthetic NAME | --ops
 #include <set>
 
 #include "absl/strings/numbers.h"
@@ -7,23 +7,30 @@
 #include "format/status.h"
 #include "kernels/kernel_set.h"
 #include "kernels/probe.h"
+#include "runtime/footprint.h"
+#include "tools/bench_model.h"
 #include "tools/bench_ops.h"
 #include "tools/json_text.h"
 #include "tools/model_input.h"
+#include "tools/runtime_flags.h"
+#include "tools/synthetic_model.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
+#include "validate/energy.h"
 
 namespace kompakt {
 namespace {
 
-// "1,2,8": each at least `least`, ascending and without repetition. kInvalidArgument naming `flag` and what is no
-// number.
-absl::StatusOr<std::vector<int64_t>> ParseNumbers(absl::string_view flag, const std::string& text, int64_t least) {
+// No test is longer or deeper: beyond what any model of this family remembers.
+constexpr int64_t kMostTokens = int64_t{1} << 24;
+
+// "1,2,8": ascending and without repetition. kInvalidArgument naming `flag` and what is no number from 0 to `most`.
+absl::StatusOr<std::vector<int64_t>> ParseNumbers(absl::string_view flag, const std::string& text, int64_t most) {
   std::set<int64_t> numbers;
   for (const absl::string_view word : absl::StrSplit(text, ',')) {
     int64_t number = 0;
-    if (!absl::SimpleAtoi(word, &number) || number < least) {
-      return UsageError(flag, ": expected numbers of at least ", least, " separated by commas, found \"", text, "\"");
+    if (!absl::SimpleAtoi(word, &number) || number < 0 || number > most) {
+      return UsageError(flag, ": expected numbers from 0 to ", most, " separated by commas, found \"", text, "\"");
     }
     numbers.insert(number);
   }
@@ -33,33 +40,60 @@ absl::StatusOr<std::vector<int64_t>> ParseNumbers(absl::string_view flag, const 
 class BenchVerb : public Verb {
  public:
   void Declare(CLI::App& app) override {
-    app.add_flag("--ops", ops_, "Measure single ops instead of a model");
-    app.add_option("--filter", filter_,
-                   "With --ops: only cases whose name has all these words, for example 'linear q4_g32 tokens=1'");
-    app.add_flag("--list", list_, "With --ops: print which set supports which format, and measure nothing");
+    CLI::Option* const model =
+        app.add_option("model,-m,--model", model_, "A .kpk file, or a checkpoint folder to measure as it is");
+    CLI::Option* const synthetic =
+        app.add_option("--synthetic", synthetic_, "Random weights in memory in the shape of v2-lite or v3-layer")
+            ->excludes(model);
+    app.add_option("--recipe", recipe_, "With --synthetic: the formats of its weights")
+        ->needs(synthetic)
+        ->capture_default_str();
+    app.add_option("--layers", layers_, "With --synthetic: only so many layers, where memory is short; 0: all")
+        ->needs(synthetic);
+    app.add_option("-p,--n-prompt", prompts_, "Tokens of a prompt, several separated by commas; 0: none")
+        ->capture_default_str();
+    app.add_option("-n,--n-gen", generates_, "Tokens to generate, several separated by commas; 0: none")
+        ->capture_default_str();
+    app.add_option("-d,--n-depth", depths_,
+                   "Tokens in the cache before, several separated by commas (default: 0,4096,16384 for -n, 0 for -p)");
+    app.add_option("-r,--repetitions", repetitions_, "Measurements of each test (default: 3, of single ops 7)");
     app.add_option("-t,--threads", threads_, "Threads, several separated by commas (default: 1 and every processor)");
-    app.add_option("-r,--repetitions", repetitions_, "Measurements of each case")->capture_default_str();
+    CLI::Option* const ops =
+        app.add_flag("--ops", ops_, "Measure single ops instead of a model")->excludes(model)->excludes(synthetic);
+    app.add_option("--filter", filter_,
+                   "With --ops: only cases whose name has all these words, for example 'linear q4_g32 tokens=1'")
+        ->needs(ops);
+    app.add_flag("--list", list_, "With --ops: print which set supports which format, and measure nothing")->needs(ops);
+    DeclareActivationFlag(app, flags_, "auto");
+    DeclareCacheFlag(app, flags_.kv, "bf16");
   }
 
   absl::StatusOr<ExitCode> Run() override {
-    if (!ops_) return UsageError("expected --ops");
-    if (repetitions_ < 1) return UsageError("-r must be at least 1, found ", repetitions_);
+    if (repetitions_.value_or(1) < 1) return UsageError("-r must be at least 1, found ", *repetitions_);
     if (list_) {
       PrintAnswer(json_ ? JsonText(SupportJson()) : SupportTable());
       return kExitYes;
     }
-    OpBenchOptions options;
-    options.repetitions = repetitions_;
-    options.filter = filter_;
-    KOMPAKT_ASSIGN_OR_RETURN(options.threads, Threads());
-    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<OpCase> cases, FilterOps(filter_));
+    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int> threads, Threads());
+    if (ops_) return RunOps(threads);
+    if (model_.empty() && synthetic_.empty()) {
+      return UsageError("bench needs a model, --synthetic v2-lite, or --ops");
+    }
+    return RunModel(threads);
+  }
+
+ private:
+  absl::StatusOr<ExitCode> RunOps(const std::vector<int>& threads) {
+    const OpBenchOptions options{.threads = threads, .repetitions = repetitions_.value_or(7)};
     KOMPAKT_ASSIGN_OR_RETURN(const KernelSet* const set, BestKernelSet());
+    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<OpCase> cases, FilterOps(*set, filter_));
     nlohmann::ordered_json timings = nlohmann::ordered_json::array();
-    if (!json_)
+    if (!json_) {
       PrintAnswer(absl::StrCat("kernels ", set->name, ": ", set->description, "; products by ", NameOf(set->product),
                                "\n\n", OpTableHead()));
+    }
     Progress progress("bench", "cases");
-    const uint64_t total = cases.size() * options.threads.size();
+    const uint64_t total = cases.size() * threads.size();
     KOMPAKT_RETURN_IF_ERROR(TimeOps(*set, options, cases, [&](const OpTiming& timing) {
       timings.push_back(ToJson(timing));
       if (json_) {
@@ -72,26 +106,106 @@ class BenchVerb : public Verb {
     return kExitYes;
   }
 
- private:
+  absl::StatusOr<ExitCode> RunModel(const std::vector<int>& threads) {
+    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<ModelTest> tests, Tests());
+    KOMPAKT_ASSIGN_OR_RETURN(ModelOptions options, ResolveRuntimeFlags(flags_));
+    options.threads = threads.back();
+    KOMPAKT_ASSIGN_OR_RETURN(options.kernels, BestKernelSet());
+    std::shared_ptr<const WeightStore> weights;
+    std::string description = model_;
+    uint64_t tensor_bytes = 0;
+    if (synthetic_.empty()) {
+      KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_, options));
+      weights = loaded.weights;
+      tensor_bytes = loaded.tensor_bytes;
+    } else {
+      KOMPAKT_ASSIGN_OR_RETURN(const SyntheticModel plan, PlanSyntheticModel(synthetic_, recipe_, layers_));
+      const Footprint footprint =
+          FootprintOf(plan.schema.arch(), RoomFor(tests), options.threads, options.cache_format);
+      KOMPAKT_ASSIGN_OR_RETURN(weights, MakeSyntheticModel(plan, footprint.total(), options.threads));
+      description = plan.description;
+      tensor_bytes = plan.weight_bytes;
+    }
+    const std::string energy = EnergyText();
+    const std::string head =
+        absl::StrCat(description, ": ", HumanCount(weights->schema().main_parameter_count()), " parameters, ",
+                     HumanBytes(tensor_bytes), "\nkernels ", options.kernels->name, "; products by ",
+                     NameOf(options.kernels->product), "; activations ", options.act.name(), "; cache ",
+                     CacheFormatName(options.cache_format), "\nenergy ", energy,
+                     "\nthe cache is filled with random rows up to the depth (@) of a test\n\n");
+    if (!json_) PrintAnswer(head + ModelTableHead());
+    nlohmann::ordered_json results = nlohmann::ordered_json::array();
+    const uint64_t total = tests.size() * threads.size();
+    {
+      Progress progress("bench", "tests");
+      progress.Update(0, total);
+      KOMPAKT_RETURN_IF_ERROR(TimeModel(weights, options, {.threads = threads, .repetitions = repetitions_.value_or(3)},
+                                        tests, [&](const ModelTiming& timing) {
+                                          results.push_back(ToJson(timing));
+                                          if (!json_) PrintAnswer(ModelTableLine(timing));
+                                          progress.Update(results.size(), total);
+                                        }));
+    }
+    if (!json_) return kExitYes;
+    PrintAnswer(JsonText({{"model", description},
+                          {"parameters", weights->schema().main_parameter_count()},
+                          {"tensor_bytes", tensor_bytes},
+                          {"kernels", options.kernels->name},
+                          {"product", NameOf(options.kernels->product)},
+                          {"act", options.act.name()},
+                          {"kv", CacheFormatName(options.cache_format)},
+                          {"energy", energy},
+                          {"depth_rows", "random"},
+                          {"results", results}}));
+    return kExitYes;
+  }
+
   absl::StatusOr<std::vector<int>> Threads() const {
     if (threads_.empty()) {
       KOMPAKT_ASSIGN_OR_RETURN(const int all, ResolveThreads(0));
       return all == 1 ? std::vector<int>{1} : std::vector<int>{1, all};
     }
-    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int64_t> numbers, ParseNumbers("-t", threads_, 0));
+    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int64_t> numbers, ParseNumbers("-t", threads_, 1024));
     std::vector<int> threads;
     for (const int64_t n : numbers) {
-      KOMPAKT_ASSIGN_OR_RETURN(const int resolved, ResolveThreads(static_cast<int>(std::min<int64_t>(n, 1025))));
+      KOMPAKT_ASSIGN_OR_RETURN(const int resolved, ResolveThreads(static_cast<int>(n)));
       threads.push_back(resolved);
     }
     return threads;
   }
 
+  // Every length at every depth; the longest prompts first at depth 0, as tables have them.
+  absl::StatusOr<std::vector<ModelTest>> Tests() const {
+    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int64_t> prompts, ParseNumbers("-p", prompts_, kMostTokens));
+    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int64_t> generates, ParseNumbers("-n", generates_, kMostTokens));
+    const bool given = !depths_.empty();
+    KOMPAKT_ASSIGN_OR_RETURN(const std::vector<int64_t> depths,
+                             ParseNumbers("-d", given ? depths_ : "0,4096,16384", kMostTokens));
+    std::vector<ModelTest> tests;
+    for (const bool prompt : {true, false}) {
+      for (const int64_t depth : depths) {
+        if (prompt && !given && depth > 0) continue;
+        for (const int64_t tokens : prompt ? prompts : generates) {
+          if (tokens > 0) tests.push_back({.prompt = prompt, .tokens = tokens, .depth = depth});
+        }
+      }
+    }
+    if (tests.empty()) return UsageError("-p and -n: expected something to measure, found only 0");
+    return tests;
+  }
+
+  static std::string EnergyText() {
+    const EnergyWatch energy;
+    return energy.why_not().empty() ? energy.what() : absl::StrCat("not measured (", energy.why_not(), ")");
+  }
+
+  std::string model_, synthetic_, filter_, threads_, depths_;
+  std::string recipe_ = "q4", prompts_ = "512", generates_ = "128";
+  int64_t layers_ = 0;
+  std::optional<int> repetitions_;
   bool ops_ = false;
   bool list_ = false;
-  std::string filter_;
-  std::string threads_;
-  int repetitions_ = 7;
+  RuntimeFlags flags_;
 };
 
 }  // namespace

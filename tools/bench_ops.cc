@@ -11,18 +11,13 @@
 #include "format/status.h"
 #include "kernels/op_run.h"
 #include "kernels/probe.h"
+#include "tools/median.h"
 
 namespace kompakt {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t n = values.size();
-  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
 
 // Sums of floats, whatever a set does with whole numbers elsewhere.
 bool MultipliesFloats(OpId op) {
@@ -50,7 +45,7 @@ absl::StatusOr<OpTiming> TimeOp(const KernelSet& set, const OpBenchOptions& opti
                            PreparedOp::Create(c, BeyondCachesBytes(), arena, context));
   KOMPAKT_ASSIGN_OR_RETURN(const int64_t runs, RunsPerSample(*op, set, context, options.sample_seconds));
   const bool bounded = HasMatrix(c.op) || c.op == OpId::kIndexSelect;
-  const ProductKind kind = MultipliesFloats(c.op) ? ProductKind::kF32 : set.product;
+  const ProductKind kind = MultipliesFloats(c.op) || c.act == ActPrecision::kF32 ? ProductKind::kF32 : set.product;
   double read_speed = read.Run(context, uint64_t{64} << 20);
   std::vector<double> seconds, bytes, products, reads, ceilings, fractions, memory_shares;
   for (int round = 0; round < options.repetitions; ++round) {
@@ -103,9 +98,11 @@ bool Matches(const std::string& name, const std::string& filter) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<OpCase>> FilterOps(const std::string& filter) {
+absl::StatusOr<std::vector<OpCase>> FilterOps(const KernelSet& set, const std::string& filter) {
   std::vector<OpCase> left;
   for (const OpCase& c : AllOpCases()) {
+    const bool rounds = set.native != nullptr && set.native(c.format);
+    if (c.act != ActPrecision::kF32 && !rounds) continue;
     if (c.shape.timed && Matches(c.Name(), filter)) left.push_back(c);
   }
   if (left.empty()) {

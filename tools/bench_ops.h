@@ -12,7 +12,6 @@
 namespace kompakt {
 
 struct OpBenchOptions {
-  std::string filter;        // words that a case's name must have; one with "=" in full, others as a part
   std::vector<int> threads;  // each case once with each
   int repetitions = 7;       // pairs of op and probe
   double sample_seconds = 0.015;
@@ -34,8 +33,10 @@ struct OpTiming {
   bool memory_bound = false;
 };
 
-// The cases that the filter leaves. kInvalidArgument where it leaves none.
-absl::StatusOr<std::vector<OpCase>> FilterOps(const std::string& filter);
+// The timed cases whose name has all words of the filter: one with "=" in it in full, others as a part. Those
+// with rounded activations only where the set has a product of whole numbers for the format; else they would repeat the
+// case without. kInvalidArgument where that leaves none.
+absl::StatusOr<std::vector<OpCase>> FilterOps(const KernelSet& set, const std::string& filter);
 
 // Each case in turn; `report` is called after each and may print.
 absl::Status TimeOps(const KernelSet& set, const OpBenchOptions& options, const std::vector<OpCase>& cases,

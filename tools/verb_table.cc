@@ -51,7 +51,9 @@ constexpr VerbRow kVerbs[] = {
      "kompakt run v2lite.kpk -p 'Why is the sky blue?' --chat --think auto -n 256 --stats\n"
      "kompakt run v2lite.kpk -f prompt.txt --ram 6GiB",
      MakeRunVerb},
-    {"bench", "measure speed: the ops of this machine's kernels, beside what its memory and cores can do",
+    {"bench", "measure tokens per second, or single ops, beside what this machine's memory and cores can do",
+     "kompakt bench v2lite.kpk -p 512 -n 128 -d 0,4096\n"
+     "kompakt bench --synthetic v2-lite --recipe q4 -t 1,8 --json\n"
      "kompakt bench --ops --filter 'linear q4_g32 tokens=1'\n"
      "kompakt bench --ops --list",
      MakeBenchVerb},

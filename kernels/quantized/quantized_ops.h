@@ -11,13 +11,16 @@ absl::Status Linear(const IntegerIsa& isa, const LinearParams& p, KernelContext&
 absl::Status Ffn(const IntegerIsa& isa, const FfnParams& p, KernelContext& context);
 absl::Status ExpertFfn(const IntegerIsa& isa, const ExpertFfnParams& p, KernelContext& context);
 
-// A set of the kernel table: these ops on `kIsa`, all others as in the portable set.
+// A set of the kernel table: these ops on `kIsa`, all others as in the portable set. `product`: the instruction that
+// its many tokens are multiplied by.
 template <const IntegerIsa& kIsa>
-KernelSet IntegerSet(const KernelSet& portable, absl::string_view description) {
+KernelSet IntegerSet(const KernelSet& portable, ProductKind product, absl::string_view description) {
   KernelSet set = portable;
   set.name = kIsa.name;
   set.description = description;
   set.available = kIsa.available;
+  set.native = [](FormatId format) { return kIsa.few[0][static_cast<size_t>(format)] != nullptr; };
+  set.product = product;
   set.linear = [](const LinearParams& p, KernelContext& context) { return Linear(kIsa, p, context); };
   set.ffn = [](const FfnParams& p, KernelContext& context) { return Ffn(kIsa, p, context); };
   set.expert_ffn = [](const ExpertFfnParams& p, KernelContext& context) { return ExpertFfn(kIsa, p, context); };

@@ -31,14 +31,14 @@ KernelSet WithAvx512Attention(KernelSet set) {
 
 absl::Span<const KernelSet* const> Sets() {
 #if defined(__x86_64__)
-  static const KernelSet kAvx2 =
-      WithAvx2Attention(quantized::IntegerSet<kAvx2Isa>(portable::kPortableSet, "products of integers by AVX2"));
-  static const KernelSet kAvxVnni =
-      WithAvx2Attention(quantized::IntegerSet<kAvxVnniIsa>(portable::kPortableSet, "products of integers by AVX-VNNI"));
-  static const KernelSet kAvx512 = WithAvx512Attention(
-      quantized::IntegerSet<kAvx512Isa>(portable::kPortableSet, "products of integers by AVX-512 VNNI"));
+  static const KernelSet kAvx2 = WithAvx2Attention(quantized::IntegerSet<kAvx2Isa>(
+      portable::kPortableSet, ProductKind::kMaddubs256, "products of integers by AVX2"));
+  static const KernelSet kAvxVnni = WithAvx2Attention(quantized::IntegerSet<kAvxVnniIsa>(
+      portable::kPortableSet, ProductKind::kVnni256, "products of integers by AVX-VNNI"));
+  static const KernelSet kAvx512 = WithAvx512Attention(quantized::IntegerSet<kAvx512Isa>(
+      portable::kPortableSet, ProductKind::kVnni512, "products of integers by AVX-512 VNNI"));
   static const KernelSet kAvx512Vbmi = WithAvx512Attention(quantized::IntegerSet<kAvx512VbmiIsa>(
-      portable::kPortableSet, "products of integers by AVX-512 VNNI, tables by VBMI"));
+      portable::kPortableSet, ProductKind::kVnni512, "products of integers by AVX-512 VNNI, tables by VBMI"));
   static const std::array<const KernelSet*, 4> kSets = {&kAvx2, &kAvxVnni, &kAvx512, &kAvx512Vbmi};
   return kSets;
 #else

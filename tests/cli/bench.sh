@@ -1,9 +1,9 @@
-# bench --ops: a table or JSON, every case beside its probes; --list says what each set supports.
+# bench: speeds as a table or JSON, beside probes. bench --ops: a table or JSON, every case beside its probes; --list says what each set supports.
 expect 0 "$KOMPAKT" bench --ops --filter 'add v2-lite tokens=1' -t 1 -r 1
 stdout_has '^add v2-lite hidden tokens=1 +1 '
 stdout_lacks 'tokens=512'
 
-expect 0 "$KOMPAKT" bench --ops --filter 'linear q8_g32 kv_a tokens=1' -t 1,2 -r 2 --json
+expect 0 "$KOMPAKT" bench --ops --filter 'linear q8_g32 act=f32 kv_a tokens=1' -t 1,2 -r 2 --json
 cp .stdout ops.json
 expect 0 "$PYTHON" - ops.json <<'TEXT'
 import json, sys
@@ -11,7 +11,7 @@ answer = json.load(open(sys.argv[1]))
 assert answer["kernels"] and answer["product"], answer
 assert [row["threads"] for row in answer["ops"]] == [1, 2], answer
 for row in answer["ops"]:
-    assert row["case"] == "linear q8_g32 v2-lite kv_a_proj 576x2048 tokens=1", row
+    assert row["case"] == "linear q8_g32 act=f32 v2-lite kv_a_proj 576x2048 tokens=1", row
     assert row["bytes_per_second"] > 0 and row["read_probe_bytes_per_second"] > 0, row
     assert row["products_per_second"] > 0 and row["product_probe_per_second"] > 0, row
     assert row["bound"] in ("memory", "products"), row
@@ -19,14 +19,62 @@ for row in answer["ops"]:
 TEXT
 
 expect 0 "$KOMPAKT" bench --ops --list
-stdout_has '^expert_ffn +q4_g16 +decoded'
+stdout_has '^expert_ffn +q4_g16 +decoded +decoded'
 stdout_has '^reference: '
 expect 0 "$KOMPAKT" bench --ops --list --json
 stdout_has '"op": "mla_decode"'
 KOMPAKT_ISA=reference expect 0 "$KOMPAKT" bench --ops --filter 'rms_norm v2-lite tokens=1' -t 1 -r 1
 stdout_has '^kernels reference'
 
+# A model: prompts at depth 0, generation at each depth; every number of threads.
+expect 0 "$KOMPAKT" convert "$DATA/checkpoints/tiny-v3" tiny.kpk --recipe q4
+expect 0 "$KOMPAKT" bench tiny.kpk -p 20 -n 3 -t 1,2 -r 2 --json
+cp .stdout model.json
+expect 0 "$PYTHON" - model.json <<'TEXT'
+import json, sys
+answer = json.load(open(sys.argv[1]))
+assert answer["parameters"] > 0 and answer["tensor_bytes"] > 0, answer
+assert answer["depth_rows"] == "random" and answer["energy"], answer
+rows = answer["results"]
+tests = ["pp20", "tg3", "tg3 @ 4096", "tg3 @ 16384"]
+assert [(row["test"], row["threads"]) for row in rows] == [(t, n) for n in (1, 2) for t in tests], rows
+for row in rows:
+    assert len(row["tokens_per_second_samples"]) == 2, row
+    assert row["tokens_per_second"] > 0 and row["tokens_per_second_stddev"] >= 0, row
+    assert row["read_probe_bytes_per_second"] > 0 and row["product_probe_per_second"] > 0, row
+    assert row["fraction_of_bound"] > 0 and row["bound"] in ("memory", "products"), row
+    assert row["joules_per_token"] is None or row["joules_per_token"] > 0, row
+cache = [row["cache_bytes_per_token"] for row in rows[1:4]]
+assert cache[0] < cache[1] < cache[2], cache
+assert rows[1]["weight_bytes_per_token"] == rows[3]["weight_bytes_per_token"], rows
+TEXT
+# As llama-bench: every length at every depth that is named.
+expect 0 "$KOMPAKT" bench -m tiny.kpk -p 8,4 -n 2 -d 0,16 -t 1 -r 1
+for test in 'pp4' 'pp8' 'pp4 @ 16' 'pp8 @ 16' 'tg2' 'tg2 @ 16'; do stdout_has "^$test +1 "; done
+expect 0 "$KOMPAKT" bench tiny.kpk -p 0 -n 2 -d 0 -t 1 -r 1
+stdout_lacks '^pp'
+expect 0 "$KOMPAKT" bench --synthetic v2-lite --layers 1 --recipe q3 -p 4 -n 2 -d 8 -t 2 -r 1
+stdout_has '^DeepSeek-V2-Lite, 1 of 27 layers, recipe q3, random weights: '
+stdout_has '^tg2 @ 8 +2 '
+
 # What is refused.
+expect 2 "$KOMPAKT" bench
+stderr_has '--synthetic'
+expect 2 "$KOMPAKT" bench tiny.kpk --synthetic v2-lite
+expect 2 "$KOMPAKT" bench tiny.kpk --ops
+expect 2 "$KOMPAKT" bench tiny.kpk --recipe q4
+expect 2 "$KOMPAKT" bench tiny.kpk -p 0 -n 0
+expect 2 "$KOMPAKT" bench tiny.kpk -d 4096,many
+stderr_has '-d.*many'
+expect 2 "$KOMPAKT" bench --synthetic v2-lit
+stderr_has 'did you mean "v2-lite"'
+expect 2 "$KOMPAKT" bench --synthetic v2-lite --recipe q44
+expect 2 "$KOMPAKT" bench --synthetic v2-lite --layers 28
+stderr_has '27'
+expect 4 "$KOMPAKT" bench --synthetic v2-lite -d 10000000
+stderr_has 'memory'
+expect 4 "$KOMPAKT" bench absent.kpk
+stderr_has 'absent\.kpk'
 expect 2 "$KOMPAKT" bench --ops --filter 'linaer'
 stderr_has 'leaves no case.*the ops are embed, rms_norm, linear'
 expect 2 "$KOMPAKT" bench --ops -t 1,many

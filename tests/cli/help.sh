@@ -3,7 +3,7 @@ expect 0 "$KOMPAKT" --version
 stdout_has '^kompakt [0-9]+\.[0-9]+\.[0-9]+$'
 expect 0 "$KOMPAKT" --help
 stderr_empty
-verbs='convert plan inspect verify tokenize trace perplexity calibrate run'
+verbs='convert plan inspect verify tokenize trace perplexity calibrate run bench'
 for verb in $verbs; do stdout_has "^ +$verb "; done
 
 for verb in $verbs; do

@@ -1,0 +1,206 @@
+#include "tools/bench_model.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "format/status.h"
+#include "kernels/probe.h"
+#include "runtime/footprint.h"
+#include "runtime/pass_cost.h"
+#include "runtime/session.h"
+#include "tools/median.h"
+#include "tools/terminal.h"
+#include "tools/verb.h"
+#include "validate/energy.h"
+
+namespace kompakt {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+constexpr uint64_t kProbeBytes = uint64_t{2} << 30;
+constexpr double kProbeSeconds = 0.05;
+// Enough for scratch memory and page tables to be there.
+constexpr int64_t kWarmUpTokens = 16;
+
+// What the machine can do, on as many threads as the model has.
+class Probes {
+ public:
+  static absl::StatusOr<Probes> Create(int threads, ProductKind kind) {
+    Probes probes(threads, kind);
+    KernelContext context = probes.Context();
+    KOMPAKT_ASSIGN_OR_RETURN(ReadProbe read, ReadProbe::Create(context));
+    probes.read_ = std::make_unique<ReadProbe>(std::move(read));
+    return probes;
+  }
+
+  struct Speeds {
+    double read = 0;
+    double products = 0;
+  };
+  Speeds Measure() {
+    KernelContext context = Context();
+    return {read_->Run(context, kProbeBytes), ProductsPerSecond(kind_, context, kProbeSeconds)};
+  }
+
+ private:
+  Probes(int threads, ProductKind kind)
+      : team_(std::make_unique<ThreadTeam>(threads)), workspace_(std::make_unique<Workspace>()), kind_(kind) {}
+  KernelContext Context() const { return {.team = team_.get(), .workspace = workspace_.get()}; }
+
+  std::unique_ptr<ThreadTeam> team_;
+  std::unique_ptr<Workspace> workspace_;
+  std::unique_ptr<ReadProbe> read_;
+  ProductKind kind_;
+};
+
+// Any valid ids, the same in every run.
+std::vector<int32_t> Ids(const ArchSpec& arch, int64_t n) {
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>((i * 7919 + 11) % arch.vocab_size()));
+  return ids;
+}
+
+absl::Status RunTest(const ModelTest& test, Session& session) {
+  const std::vector<int32_t> ids = Ids(session.model().arch(), test.tokens);
+  const absl::Span<const int32_t> all(ids);
+  const int64_t step = test.prompt ? test.tokens : 1;
+  for (int64_t at = 0; at < test.tokens; at += step) {
+    if (Interrupted()) return absl::CancelledError("interrupted");
+    const auto piece = all.subspan(static_cast<size_t>(at), static_cast<size_t>(step));
+    KOMPAKT_RETURN_IF_ERROR(session.Forward(piece, Session::Logits::kLast).status());
+  }
+  return absl::OkStatus();
+}
+
+// Fills the cost of the timing, per token.
+void CountCost(const ModelBinding& model, double cache_row_bytes, ModelTiming* timing) {
+  const ModelTest& test = timing->test;
+  const auto tokens = static_cast<double>(test.tokens);
+  double rows = 0;
+  const int64_t step = test.prompt ? std::min(test.tokens, kChunkTokens) : 1;
+  for (int64_t at = 0; at < test.tokens; at += step) {
+    const int64_t n = std::min(step, test.tokens - at);
+    const PassCost pass = CostOfPass(model, test.depth + at, n);
+    timing->weight_bytes += pass.weight_bytes / tokens;
+    timing->products += pass.products / tokens;
+    rows += static_cast<double>(test.depth + at + n) / tokens;
+  }
+  timing->cache_bytes = rows * cache_row_bytes;
+}
+
+absl::StatusOr<ModelTiming> TimeTest(const ModelTest& test, int repetitions, Session& session, Probes& probes,
+                                     EnergyWatch& energy) {
+  ModelTiming timing;
+  timing.test = test;
+  timing.threads = session.model().options().threads;
+  CountCost(session.model().binding(),
+            static_cast<double>(session.cache_bytes()) / static_cast<double>(session.max_tokens()), &timing);
+  KOMPAKT_RETURN_IF_ERROR(session.Rewind(0));
+  KOMPAKT_RETURN_IF_ERROR(session.AppendRandomRows(test.depth));
+  ModelTest warm_up = test;
+  warm_up.tokens = std::min(test.tokens, kWarmUpTokens);
+  KOMPAKT_RETURN_IF_ERROR(RunTest(warm_up, session));
+
+  std::vector<double> reads, ceilings, fractions, memory_shares;
+  double joules = 0;
+  Probes::Speeds before = probes.Measure();
+  for (int i = 0; i < repetitions; ++i) {
+    KOMPAKT_RETURN_IF_ERROR(session.Rewind(test.depth));
+    energy.Restart();
+    const auto start = Clock::now();
+    KOMPAKT_RETURN_IF_ERROR(RunTest(test, session));
+    const double seconds = SecondsSince(start);
+    joules += energy.Joules().value_or(0);
+    const Probes::Speeds after = probes.Measure();
+    const double speed = static_cast<double>(test.tokens) / seconds;
+    timing.tokens_per_second.push_back(speed);
+    reads.push_back((before.read + after.read) / 2);
+    ceilings.push_back((before.products + after.products) / 2);
+    memory_shares.push_back(speed * (timing.weight_bytes + timing.cache_bytes) / reads.back());
+    fractions.push_back(std::max(memory_shares.back(), speed * timing.products / ceilings.back()));
+    before = after;
+  }
+  timing.read_probe = Median(reads);
+  timing.product_probe = Median(ceilings);
+  timing.fraction = Median(fractions);
+  timing.memory_bound = Median(memory_shares) >= timing.fraction;
+  if (energy.why_not().empty()) timing.joules_per_token = joules / static_cast<double>(repetitions * test.tokens);
+  for (const double speed : timing.tokens_per_second) timing.mean += speed / repetitions;
+  double squares = 0;
+  for (const double speed : timing.tokens_per_second) squares += (speed - timing.mean) * (speed - timing.mean);
+  timing.deviation = repetitions > 1 ? std::sqrt(squares / (repetitions - 1)) : 0;
+  return timing;
+}
+
+}  // namespace
+
+std::string ModelTest::Name() const {
+  return absl::StrCat(prompt ? "pp" : "tg", tokens, depth > 0 ? absl::StrCat(" @ ", depth) : "");
+}
+
+int64_t RoomFor(const std::vector<ModelTest>& tests) {
+  int64_t room = 0;
+  for (const ModelTest& test : tests) room = std::max(room, test.depth + test.tokens);
+  return room;
+}
+
+absl::Status TimeModel(const std::shared_ptr<const WeightStore>& weights, const ModelOptions& model_options,
+                       const ModelBenchOptions& options, const std::vector<ModelTest>& tests,
+                       const std::function<void(const ModelTiming&)>& report) {
+  EnergyWatch energy;
+  for (const int threads : options.threads) {
+    ModelOptions with_threads = model_options;
+    with_threads.threads = threads;
+    KOMPAKT_ASSIGN_OR_RETURN(const auto model, Model::Load(weights, with_threads));
+    KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session, Session::Create(model, RoomFor(tests)));
+    KOMPAKT_ASSIGN_OR_RETURN(Probes probes, Probes::Create(threads, model->kernels().product));
+    for (const ModelTest& test : tests) {
+      KOMPAKT_ASSIGN_OR_RETURN(const ModelTiming timing, TimeTest(test, options.repetitions, *session, probes, energy));
+      report(timing);
+    }
+  }
+  return absl::OkStatus();
+}
+
+nlohmann::ordered_json ToJson(const ModelTiming& t) {
+  nlohmann::ordered_json json = {{"test", t.test.Name()},
+                                 {"n_prompt", t.test.prompt ? t.test.tokens : 0},
+                                 {"n_gen", t.test.prompt ? 0 : t.test.tokens},
+                                 {"n_depth", t.test.depth},
+                                 {"threads", t.threads},
+                                 {"tokens_per_second", t.mean},
+                                 {"tokens_per_second_stddev", t.deviation},
+                                 {"tokens_per_second_samples", t.tokens_per_second},
+                                 {"weight_bytes_per_token", t.weight_bytes},
+                                 {"cache_bytes_per_token", t.cache_bytes},
+                                 {"products_per_token", t.products},
+                                 {"read_probe_bytes_per_second", t.read_probe},
+                                 {"product_probe_per_second", t.product_probe},
+                                 {"bound", t.memory_bound ? "memory" : "products"},
+                                 {"fraction_of_bound", t.fraction},
+                                 {"joules_per_token", nullptr}};
+  if (t.joules_per_token.has_value()) json["joules_per_token"] = *t.joules_per_token;
+  return json;
+}
+
+std::string ModelTableHead() {
+  return absl::StrFormat("%-14s %3s %18s %10s %10s %8s %8s %8s %8s  %-16s %s\n", "test", "-t", "tokens/s", "weights",
+                         "cache", "GB/s", "of", "GOPS", "of", "share", "J/token");
+}
+
+std::string ModelTableLine(const ModelTiming& t) {
+  const double bytes = t.weight_bytes + t.cache_bytes;
+  return absl::StrFormat(
+      "%-14s %3d %9.2f +/- %4.2f %10s %10s %8.2f %8.1f %8.1f %8.1f  %.2f %-11s %s\n", t.test.Name(), t.threads, t.mean,
+      t.deviation, HumanBytes(static_cast<uint64_t>(t.weight_bytes)), HumanBytes(static_cast<uint64_t>(t.cache_bytes)),
+      t.mean * bytes * 1e-9, t.read_probe * 1e-9, t.mean * t.products * 1e-9, t.product_probe * 1e-9, t.fraction,
+      t.memory_bound ? "memory" : "products",
+      t.joules_per_token.has_value() ? absl::StrFormat("%.2f", *t.joules_per_token) : std::string("not measured"));
+}
+
+}  // namespace kompakt

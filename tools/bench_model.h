@@ -1,0 +1,61 @@
+// `kompakt bench MODEL`: tokens per second of prompts and of generated text, beside what the machine can do.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
+#include "runtime/model.h"
+
+namespace kompakt {
+
+struct ModelBenchOptions {
+  std::vector<int> threads;
+  int repetitions = 3;
+};
+
+// One thing to measure: a prompt of `tokens` in one call, or `tokens` calls of one token each, at a cache that holds
+// `depth` tokens already.
+struct ModelTest {
+  bool prompt = false;
+  int64_t tokens = 0;
+  int64_t depth = 0;
+  std::string Name() const;  // "pp512", "tg128 @ 4096", as llama-bench has them
+};
+
+struct ModelTiming {
+  ModelTest test;
+  int threads = 1;
+  std::vector<double> tokens_per_second;  // one per repetition
+  double mean = 0;
+  double deviation = 0;  // standard deviation of the repetitions; 0 of a single one
+  // Per token: bytes of weights and cache rows that have to be read (of a prompt's, its share), products.
+  double weight_bytes = 0;
+  double cache_bytes = 0;
+  double products = 0;
+  double read_probe = 0;     // bytes per second, median of those before and after each repetition
+  double product_probe = 0;  // likewise
+  // max(bytes / read probe, products / product probe) / seconds: the median of repetitions; and which of both it is.
+  double fraction = 0;
+  bool memory_bound = false;
+  std::optional<double> joules_per_token;
+};
+
+// Tokens of cache that the tests need.
+int64_t RoomFor(const std::vector<ModelTest>& tests);
+
+// Measures every test with every number of threads; `report` is called after each.
+absl::Status TimeModel(const std::shared_ptr<const WeightStore>& weights, const ModelOptions& model_options,
+                       const ModelBenchOptions& options, const std::vector<ModelTest>& tests,
+                       const std::function<void(const ModelTiming&)>& report);
+
+nlohmann::ordered_json ToJson(const ModelTiming& timing);
+std::string ModelTableHead();
+std::string ModelTableLine(const ModelTiming& timing);
+
+}  // namespace kompakt
