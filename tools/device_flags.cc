@@ -10,6 +10,7 @@
 #include "runtime/device_target.h"
 #include "tools/byte_size.h"
 #include "tools/terminal.h"
+#include "validate/nvml_energy.h"
 
 namespace kompakt {
 
@@ -62,6 +63,11 @@ absl::StatusOr<std::shared_ptr<DeviceTarget>> ResolveDeviceFlags(const DeviceFla
     target->on_placed = [](const std::string& line) { PrintNotice(line); };
   }
   return target;
+}
+
+absl::StatusOr<std::unique_ptr<EnergyMeter>> OpenEnergyMeter(const DeviceTarget* target) {
+  if (target == nullptr || target->device->backend() != "cuda") return OpenRapl();
+  return OpenNvml(target->device->properties().uuid);
 }
 
 }  // namespace kompakt

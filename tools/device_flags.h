@@ -6,6 +6,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
+#include "validate/energy.h"
 
 namespace kompakt {
 
@@ -24,5 +25,9 @@ void DeclareDeviceFlags(CLI::App& app, DeviceFlags& flags, const std::string& de
 // notice where there is one that cannot be used. For a device that was named, a DeviceError says what is missing.
 // kInvalidArgument naming the flag whose value is not one.
 absl::StatusOr<std::shared_ptr<DeviceTarget>> ResolveDeviceFlags(const DeviceFlags& flags);
+
+// What counts the joules of a model that runs there: NVML's counter of the board for a CUDA device, RAPL for the CPU
+// (null) and for the simulator.
+absl::StatusOr<std::unique_ptr<EnergyMeter>> OpenEnergyMeter(const DeviceTarget* target);
 
 }  // namespace kompakt

@@ -8,6 +8,7 @@
 #include "format/status.h"
 #include "nlohmann/json.hpp"
 #include "runtime/tokenizer.h"
+#include "tools/device_flags.h"
 #include "tools/json_text.h"
 #include "tools/model_input.h"
 #include "tools/runtime_flags.h"
@@ -48,7 +49,7 @@ class PerplexityVerb : public Verb {
     std::optional<int32_t> bos;
     if (loaded.assets.has_bos_id()) bos = static_cast<int32_t>(loaded.assets.bos_id());
 
-    EnergyWatch energy;
+    EnergyWatch energy(OpenEnergyMeter(options.device.get()));
     const auto start = std::chrono::steady_clock::now();
     absl::StatusOr<PerplexityResult> result;
     {

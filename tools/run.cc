@@ -15,6 +15,7 @@
 #include "runtime/sampler.h"
 #include "runtime/session.h"
 #include "runtime/tokenizer.h"
+#include "tools/device_flags.h"
 #include "tools/expert_report.h"
 #include "tools/json_text.h"
 #include "tools/model_input.h"
@@ -254,7 +255,7 @@ class RunVerb : public Verb {
 
     Timing timing;
     timing.prompt_tokens = static_cast<int64_t>(prompt_ids.size());
-    EnergyWatch energy;
+    EnergyWatch energy(OpenEnergyMeter(session.model().options().device.get()));
     const Clock::time_point start = Clock::now();
     KOMPAKT_ASSIGN_OR_RETURN(int32_t next, NextToken(session, tokenizer, sampler, prompt_ids));
     timing.prompt_seconds = SecondsSince(start);

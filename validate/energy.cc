@@ -13,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "format/status.h"
 
@@ -117,11 +118,21 @@ std::optional<double> EnergyWatch::Count() {
   return std::nullopt;
 }
 
-void EnergyWatch::Restart() { start_ = Count().value_or(0); }
+void EnergyWatch::Restart() {
+  start_ = Count().value_or(0);
+  start_time_ = std::chrono::steady_clock::now();
+}
 
 std::optional<double> EnergyWatch::Joules() {
   const std::optional<double> now = Count();
   if (!now.has_value()) return std::nullopt;
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_time_).count();
+  if (seconds < meter_->least_seconds()) {
+    why_not_ = absl::StrFormat("%s: %.0f s of work are needed at least, this took %.1f s", meter_->what(),
+                               meter_->least_seconds(), seconds);
+    return std::nullopt;
+  }
+  why_not_.clear();
   return *now - start_;
 }
 

@@ -5,6 +5,7 @@
 // time is counted too.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,6 +23,8 @@ class EnergyMeter {
   // Joules since the meter was opened. Counters wrap around (after an hour of full load, or so): to be called more
   // often than that. kUnavailable when a counter can no longer be read.
   virtual absl::StatusOr<double> Joules() = 0;
+  // A stretch of work shorter than this says nothing: the counter moves in steps.
+  virtual double least_seconds() const { return 0; }
 };
 
 // kUnavailable saying why: this machine has no such counters, or they may be read by root only. `folder` is where the
@@ -37,7 +40,7 @@ class EnergyWatch {
   // Since the last call of Restart, or since the beginning; nothing where it is not measured.
   std::optional<double> Joules();
   void Restart();
-  // Why Joules gives nothing; empty while it does.
+  // Why the last Joules gave nothing; empty when it did.
   const std::string& why_not() const { return why_not_; }
   // EnergyMeter::what, or empty.
   std::string what() const { return meter_ == nullptr ? "" : meter_->what(); }
@@ -48,6 +51,7 @@ class EnergyWatch {
   std::unique_ptr<EnergyMeter> meter_;
   std::string why_not_;
   double start_ = 0;
+  std::chrono::steady_clock::time_point start_time_;
 };
 
 }  // namespace kompakt
