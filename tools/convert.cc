@@ -62,7 +62,11 @@ class ConvertVerb : public Verb {
       share_ = {ranks->index(), ranks->count()};
     }
     absl::StatusOr<ExitCode> code = RunShare(threads, ram, ranks->index() == 0);
-    // A rank that failed has said why; what the others have done is kept.
+    // A rank that failed says why before the others end: then mpirun ends it, perhaps before its error is printed. What
+    // the others have done is kept.
+    if (!code.ok() && ranks->count() > 1) {
+      PrintNotice(absl::StrCat("rank ", ranks->index(), " of ", ranks->count(), ": ", code.status().message()));
+    }
     const bool all_good = ranks->AllGood(code.ok());
     if (code.ok() && !all_good) {
       return absl::UnavailableError(

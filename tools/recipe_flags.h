@@ -20,7 +20,7 @@ struct RecipeFlags {
   std::vector<std::string> overrides;
   std::string fit;           // an amount; empty: by --recipe
   int64_t context = 4096;    // -c: of the KV cache that --fit counts
-  std::string kv;            // --kv: its format
+  std::string kv = "bf16";   // --kv: its format
   std::string scale_search;  // empty: what the recipe says
   // "off" or a damping; empty: what the recipe says, else kDefaultDamping where the calibration has second moments
   std::string error_feedback;
