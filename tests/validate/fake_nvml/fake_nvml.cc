@@ -1,5 +1,6 @@
-// The functions of NVML that validate/nvml_energy.cc calls, of a made-up GPU. FAKE_NVML_ENERGY names a file with its counter
-// in millijoules; without one it has none, as cards before Volta. FAKE_NVML_NO_DRIVER: as where no driver is loaded.
+// The functions of NVML that validate/nvml_energy.cc calls, of a made-up GPU. FAKE_NVML_ENERGY names a file with its
+// counter in millijoules; without one it has none, as cards before Volta. FAKE_NVML_NO_DRIVER: as where no driver is
+// loaded.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
