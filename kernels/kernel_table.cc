@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_join.h"
 #include "format/status.h"
+#include "kernels/arm/arm_sets.h"
 #include "kernels/kernel_set.h"
 #include "kernels/portable/portable_ops.h"
 #include "kernels/reference/reference_ops.h"
@@ -16,6 +17,7 @@ absl::Span<const KernelSet* const> AllKernelSets() {
   static const std::vector<const KernelSet*> table = [] {
     std::vector<const KernelSet*> sets = {&reference::kReferenceSet, &portable::kPortableSet};
     for (const KernelSet* set : x86::Sets()) sets.push_back(set);
+    for (const KernelSet* set : arm::Sets()) sets.push_back(set);
     return sets;
   }();
   return table;

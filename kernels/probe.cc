@@ -60,6 +60,8 @@ const Loops& LoopsOfMachine() {
     Loops loops{};
 #if defined(__x86_64__)
     loops = X86Loops();
+#elif defined(__aarch64__)
+    loops = ArmLoops();
 #endif
     if (loops.read == nullptr) loops.read = ReadWords;
     auto*& f32 = loops.products[static_cast<size_t>(ProductKind::kF32)];

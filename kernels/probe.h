@@ -59,6 +59,9 @@ const Loops& LoopsOfMachine();
 #if defined(__x86_64__)
 Loops X86Loops();
 #endif
+#if defined(__aarch64__)
+Loops ArmLoops();
+#endif
 }  // namespace probe
 
 }  // namespace kompakt

@@ -1,5 +1,5 @@
-// The op list as a test: every case on one kernel set against the reference. Without a test framework, so that it can
-// also run where there is none.
+// The op list as a test: every case on one kernel set against the reference. Without a test framework, so that it also
+// runs where there is none (tests/arm/).
 #pragma once
 
 #include <cstdint>
