@@ -9,7 +9,7 @@
 
 namespace kompakt::arm {
 
-constinit const quantized::IntegerIsa kDotprodIsa = MakeIsa("neon-dotprod", HasDotprod);
+constinit const quantized::IntegerIsa kDotprodIsa = quantized::MakeIsa<Loops>("neon-dotprod", HasDotprod);
 
 }  // namespace kompakt::arm
 

@@ -9,7 +9,7 @@
 
 namespace kompakt::arm {
 
-constinit const quantized::IntegerIsa kI8mmIsa = MakeIsa("neon-i8mm", HasI8mm);
+constinit const quantized::IntegerIsa kI8mmIsa = quantized::MakeIsa<Loops>("neon-i8mm", HasI8mm);
 
 }  // namespace kompakt::arm
 

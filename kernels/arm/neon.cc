@@ -9,7 +9,7 @@
 
 namespace kompakt::arm {
 
-constinit const quantized::IntegerIsa kNeonIsa = MakeIsa("neon", HasNeon);
+constinit const quantized::IntegerIsa kNeonIsa = quantized::MakeIsa<Loops>("neon", HasNeon);
 
 }  // namespace kompakt::arm
 

@@ -2,8 +2,12 @@
 #pragma once
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
+
+#include "kernels/activation.h"
+#include "kernels/quantized/integer_isa.h"
 
 namespace kompakt::quantized {
 
@@ -27,6 +31,19 @@ inline float ScaleOfToken(uint32_t bits) {
   constexpr uint32_t kLarge = std::bit_cast<uint32_t>(0x1p64f);
   constexpr uint32_t kInfinity = 0x7f800000;
   return bits >= kLarge && bits < kInfinity ? 0x1p64f : 1.0f;
+}
+
+// Gives a token of n values its scale, which is returned: the groups end at `end`, `stride_bytes` apart, and
+// `most_bits` is the largest magnitude of them all.
+template <int kPlanes>
+inline float ScaleToken(uint32_t most_bits, int64_t n, uint8_t* end, size_t stride_bytes) {
+  const float scale = ScaleOfToken(most_bits);
+  if (scale == 1) return scale;
+  for (int64_t k = n; k > 0; k -= kActGroup) {
+    end -= stride_bytes;
+    reinterpret_cast<ActGroup<kPlanes>*>(end)->scale /= scale;
+  }
+  return scale;
 }
 
 }  // namespace kompakt::quantized

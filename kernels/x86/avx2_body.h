@@ -20,15 +20,10 @@
 #include "format/block_int4_g32.h"
 #include "format/block_mxfp4.h"
 #include "format/block_nvfp4.h"
-#include "format/block_q3_g16.h"
-#include "format/block_q3_g32.h"
-#include "format/block_q4_g16.h"
-#include "format/block_q4_g32.h"
-#include "format/block_q5_g32.h"
-#include "format/block_q6_g32.h"
 #include "format/block_q8_g32.h"
 #include "kernels/quantized/code_tables.h"
 #include "kernels/quantized/integer_isa.h"
+#include "kernels/quantized/make_isa.h"
 #include "kernels/quantized/quantize_scale.h"
 
 #define KOMPAKT_INLINE KOMPAKT_TARGET __attribute__((always_inline)) inline
@@ -546,48 +541,27 @@ KOMPAKT_TARGET void Quantize(const float* x, int64_t n, uint8_t* groups, size_t 
     group.half_offset[1] = -128 * Sum(_mm256_add_epi32(codes[2], codes[3]));
     group.offset = group.half_offset[0] + group.half_offset[1];
   }
-  *scale = quantized::ScaleOfToken(most_bits);
-  if (*scale == 1) return;
-  for (int64_t k = n; k > 0; k -= kActGroup) {
-    groups -= stride_bytes;
-    reinterpret_cast<ActGroup<kPlanes>*>(groups)->scale /= *scale;
-  }
+  *scale = quantized::ScaleToken<kPlanes>(most_bits, n, groups, stride_bytes);
 }
 
-template <class Codes>
-constexpr void AddFormat(quantized::IntegerIsa& isa) {
-  constexpr auto kIndex = static_cast<size_t>(Codes::kId);
-  isa.few[0][kIndex] = Few<Codes, 1>;
-  isa.few[1][kIndex] = Few<Codes, 2>;
-  isa.unpack[0][kIndex] = Unpack<Codes, 1>;
-  isa.unpack[1][kIndex] = Unpack<Codes, 2>;
-}
-
-constexpr quantized::IntegerIsa MakeIsa(absl::string_view name, bool (*available)()) {
-  quantized::IntegerIsa isa{};
-  isa.name = name;
-  isa.available = available;
-  isa.quantize[0] = Quantize<1>;
-  isa.quantize[1] = Quantize<2>;
-  isa.finish = Finish;
-  AddFormat<TableCodes<kQ3G16>>(isa);
-  AddFormat<TableCodes<kQ3G32>>(isa);
-  AddFormat<TableCodes<kQ4G16>>(isa);
-  AddFormat<TableCodes<kQ4G32>>(isa);
-  AddFormat<TableCodes<kQ5G32>>(isa);
-  AddFormat<TableCodes<kQ6G32>>(isa);
-  AddFormat<Q8Codes>(isa);
-  AddFormat<Int4Codes>(isa);
-  AddFormat<Mxfp4Codes>(isa);
-  AddFormat<Nvfp4Codes>(isa);
-  isa.many[0][0][0] = Many<1, false, 1>;
-  isa.many[0][0][1] = Many<1, false, 2>;
-  isa.many[0][1][0] = Many<1, true, 1>;
-  isa.many[0][1][1] = Many<1, true, 2>;
-  isa.many[1][0][0] = Many<2, false, 1>;
-  isa.many[1][0][1] = Many<2, false, 2>;
-  return isa;
-}
+// What quantized::MakeIsa makes the set of.
+struct Loops {
+  template <int kPlanes>
+  static constexpr auto kQuantize = Quantize<kPlanes>;
+  template <class Codes, int kPlanes>
+  static constexpr auto kFew = Few<Codes, kPlanes>;
+  template <class Codes, int kPlanes>
+  static constexpr auto kUnpack = Unpack<Codes, kPlanes>;
+  template <int kPlanes, bool kInt, int kGroups>
+  static constexpr auto kMany = Many<kPlanes, kInt, kGroups>;
+  static constexpr auto kFinish = Finish;
+  template <const TableSpec& kSpec>
+  using Table = TableCodes<kSpec>;
+  using Q8 = Q8Codes;
+  using Int4 = Int4Codes;
+  using Mxfp4 = Mxfp4Codes;
+  using Nvfp4 = Nvfp4Codes;
+};
 
 }  // namespace
 }  // namespace kompakt::x86

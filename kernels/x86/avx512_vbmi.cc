@@ -9,7 +9,7 @@
 
 namespace kompakt::x86 {
 
-constinit const quantized::IntegerIsa kAvx512VbmiIsa = MakeIsa("avx512vbmi", HasAvx512Vbmi);
+constinit const quantized::IntegerIsa kAvx512VbmiIsa = quantized::MakeIsa<Loops>("avx512vbmi", HasAvx512Vbmi);
 
 }  // namespace kompakt::x86
 

@@ -9,7 +9,7 @@
 
 namespace kompakt::x86 {
 
-constinit const quantized::IntegerIsa kAvxVnniIsa = MakeIsa("avxvnni", HasAvxVnni);
+constinit const quantized::IntegerIsa kAvxVnniIsa = quantized::MakeIsa<Loops>("avxvnni", HasAvxVnni);
 
 }  // namespace kompakt::x86
 
