@@ -138,28 +138,28 @@ inline void ProjectWith(const MatrixView& w, int64_t row_begin, int64_t rows, co
   for (int64_t i = 0; i < rows; ++i) y[i] = lanes[skip + i];
 }
 
-inline void Absorb(const MatrixView& w, int64_t row_begin, int64_t rows, const float* x, float* lanes, float* y) {
-  switch (w.format->id) {
+template <typename D>
+struct Decodes {};
+
+// body(Decodes<D>()) with the decoder of a format.
+template <typename Body>
+inline void WithColumns(FormatId format, const Body& body) {
+  switch (format) {
     case FormatId::kQ8G32:
-      return AbsorbWith<Q8Columns>(w, row_begin, rows, x, lanes, y);
+      return body(Decodes<Q8Columns>());
     case FormatId::kBf16:
-      return AbsorbWith<Bf16Columns>(w, row_begin, rows, x, lanes, y);
+      return body(Decodes<Bf16Columns>());
     case FormatId::kFp8B128:
-      return AbsorbWith<Fp8Columns>(w, row_begin, rows, x, lanes, y);
+      return body(Decodes<Fp8Columns>());
     default:
-      return AbsorbWith<PanelColumns>(w, row_begin, rows, x, lanes, y);
+      return body(Decodes<PanelColumns>());
   }
 }
 
+inline void Absorb(const MatrixView& w, int64_t row_begin, int64_t rows, const float* x, float* lanes, float* y) {
+  WithColumns(w.format->id, [&]<typename D>(Decodes<D>) { AbsorbWith<D>(w, row_begin, rows, x, lanes, y); });
+}
+
 inline void Project(const MatrixView& w, int64_t row_begin, int64_t rows, const float* x, float* lanes, float* y) {
-  switch (w.format->id) {
-    case FormatId::kQ8G32:
-      return ProjectWith<Q8Columns>(w, row_begin, rows, x, lanes, y);
-    case FormatId::kBf16:
-      return ProjectWith<Bf16Columns>(w, row_begin, rows, x, lanes, y);
-    case FormatId::kFp8B128:
-      return ProjectWith<Fp8Columns>(w, row_begin, rows, x, lanes, y);
-    default:
-      return ProjectWith<PanelColumns>(w, row_begin, rows, x, lanes, y);
-  }
+  WithColumns(w.format->id, [&]<typename D>(Decodes<D>) { ProjectWith<D>(w, row_begin, rows, x, lanes, y); });
 }

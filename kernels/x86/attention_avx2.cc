@@ -13,6 +13,7 @@
 #include "kernels/portable/panel.h"
 #include "kernels/x86/attention_isa.h"
 #include "kernels/x86/attention_sets.h"
+#include "kernels/x86/cpu.h"
 #include "kernels/x86/region.h"
 
 KOMPAKT_X86_REGION("avx2,fma")
@@ -25,6 +26,7 @@ namespace {
 #include "kernels/x86/units_f32.h"
 #include "kernels/x86/attention_body.h"
 #include "kernels/x86/absorb_body.h"
+#include "kernels/x86/attention_loops.h"
 // clang-format on
 
 }  // namespace
@@ -33,24 +35,7 @@ KOMPAKT_X86_END
 
 namespace kompakt::x86 {
 
-const AttentionIsa kAvx2Attention = {
-    .name = "avx2",
-    .available = [] { return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0; },
-    .unit_values = kUnitValues,
-    .multiply = Multiply,
-    .multiply_rows = MultiplyRows,
-    .order_columns = OrderColumns,
-    .to_units = ToUnits,
-    .rows_to_units = RowsToUnits,
-    .transpose = TransposeUnits,
-    .softmax_columns = SoftmaxColumns,
-    .softmax_row = SoftmaxRow,
-    .scale = ScaleBy,
-    .add_scaled = AddScaled,
-    .exp2 = Exp2Of,
-    .absorb = Absorb,
-    .project = Project,
-};
+const AttentionIsa kAvx2Attention = {kLoops, "avx2", HasAvx2};
 
 }  // namespace kompakt::x86
 

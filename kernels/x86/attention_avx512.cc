@@ -13,6 +13,7 @@
 #include "kernels/portable/panel.h"
 #include "kernels/x86/attention_isa.h"
 #include "kernels/x86/attention_sets.h"
+#include "kernels/x86/cpu.h"
 #include "kernels/x86/region.h"
 
 KOMPAKT_X86_REGION("avx512f,avx512bw,avx512dq,avx512vl")
@@ -25,6 +26,7 @@ namespace {
 #include "kernels/x86/units_f32.h"
 #include "kernels/x86/attention_body.h"
 #include "kernels/x86/absorb_body.h"
+#include "kernels/x86/attention_loops.h"
 // clang-format on
 
 }  // namespace
@@ -33,28 +35,7 @@ KOMPAKT_X86_END
 
 namespace kompakt::x86 {
 
-const AttentionIsa kAvx512Attention = {
-    .name = "avx512",
-    .available =
-        [] {
-          return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
-                 __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0;
-        },
-    .unit_values = kUnitValues,
-    .multiply = Multiply,
-    .multiply_rows = MultiplyRows,
-    .order_columns = OrderColumns,
-    .to_units = ToUnits,
-    .rows_to_units = RowsToUnits,
-    .transpose = TransposeUnits,
-    .softmax_columns = SoftmaxColumns,
-    .softmax_row = SoftmaxRow,
-    .scale = ScaleBy,
-    .add_scaled = AddScaled,
-    .exp2 = Exp2Of,
-    .absorb = Absorb,
-    .project = Project,
-};
+const AttentionIsa kAvx512Attention = {kLoops, "avx512", HasAvx512};
 
 }  // namespace kompakt::x86
 

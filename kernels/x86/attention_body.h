@@ -1,6 +1,24 @@
-// The functions of AttentionIsa in terms of sixteen lanes (lanes_*.h) and units (units_*.h). Included inside of a
+// The functions of AttentionLoops in terms of sixteen lanes (lanes_*.h) and units (units_*.h). Included inside of a
 // region, after both.
 #pragma once
+
+// Its lanes added pairwise.
+KOMPAKT_X86_INLINE float Sum(V a) {
+  float lanes[16];
+  Store(lanes, a);
+  for (int width = 8; width >= 1; width /= 2) {
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  }
+  return lanes[0];
+}
+KOMPAKT_X86_INLINE float Largest(V a) {
+  float lanes[16];
+  Store(lanes, a);
+  for (int width = 8; width >= 1; width /= 2) {
+    for (int i = 0; i < width; ++i) lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
+  }
+  return lanes[0];
+}
 
 template <int kRows, int kTiles, bool kFetch>
 KOMPAKT_X86_INLINE void MultiplyBlock(const UnitProduct& p, int64_t row, int64_t tile) {

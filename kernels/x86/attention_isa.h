@@ -58,9 +58,8 @@ struct RowProduct {
   const uint8_t* next = nullptr;  // as many bytes as 16 rows of c are fetched from here meanwhile; null: none
 };
 
-struct AttentionIsa {
-  absl::string_view name;
-  bool (*available)();
+// The loops of one instruction set.
+struct AttentionLoops {
   int64_t unit_values;  // 1: F32; 2: bf16
 
   void (*multiply)(const UnitProduct& p);
@@ -95,6 +94,11 @@ struct AttentionIsa {
   void (*absorb)(const MatrixView& w, int64_t row_begin, int64_t rows, const float* x, float* lanes, float* y);
   // y[r] = sum over c of x[c] * w[row_begin + r][c]; x: [col_tiles * 32], zeros past the last column. `lanes` as above.
   void (*project)(const MatrixView& w, int64_t row_begin, int64_t rows, const float* x, float* lanes, float* y);
+};
+
+struct AttentionIsa : AttentionLoops {
+  absl::string_view name;
+  bool (*available)();
 };
 
 // Of a lane that has seen no row: below every score, and its powers of two are zero.

@@ -88,23 +88,6 @@ KOMPAKT_X86_INLINE V SumEach(const V* a) {
   return {AddHalves(fours[0], fours[1]), AddHalves(fours[2], fours[3])};
 }
 
-KOMPAKT_X86_INLINE float Sum(V a) {
-  float lanes[16];
-  Store(lanes, a);
-  for (int width = 8; width >= 1; width /= 2) {
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  }
-  return lanes[0];
-}
-KOMPAKT_X86_INLINE float Largest(V a) {
-  float lanes[16];
-  Store(lanes, a);
-  for (int width = 8; width >= 1; width /= 2) {
-    for (int i = 0; i < width; ++i) lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
-  }
-  return lanes[0];
-}
-
 KOMPAKT_X86_INLINE void Transpose8(const uint32_t* a, int64_t a_row, int64_t rows, uint32_t* b) {
   __m256i r[8];
   for (int i = 0; i < 8; ++i) {

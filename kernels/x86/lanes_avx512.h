@@ -74,24 +74,6 @@ KOMPAKT_X86_INLINE V SumEach(const V* a) {
   return {AddQuarters(AddQuarters(fours[0], fours[1]), AddQuarters(fours[2], fours[3]))};
 }
 
-// Its lanes added pairwise.
-KOMPAKT_X86_INLINE float Sum(V a) {
-  float lanes[16];
-  Store(lanes, a);
-  for (int width = 8; width >= 1; width /= 2) {
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  }
-  return lanes[0];
-}
-KOMPAKT_X86_INLINE float Largest(V a) {
-  float lanes[16];
-  Store(lanes, a);
-  for (int width = 8; width >= 1; width /= 2) {
-    for (int i = 0; i < width; ++i) lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
-  }
-  return lanes[0];
-}
-
 // b[j][i] = a[i][j], 16 x 16 words.
 KOMPAKT_X86_INLINE void Transpose16(const uint32_t* a, int64_t a_row, int64_t rows, uint32_t* b) {
   __m512i r[16];
