@@ -7,22 +7,10 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/kernel_set.h"
+#include "kernels/op_inputs.h"
 #include "kernels/op_list.h"
-#include "kernels/workspace.h"
 
 namespace kompakt {
-
-// Memory that cases take in turn for their weights and caches, on huge pages: touching it anew for each would take
-// longer than measuring. One PreparedOp uses it at a time.
-class OpArena {
- public:
-  enum Use : uint8_t { kWeights, kCache };
-  // At least so many bytes; what was there is gone. kResourceExhausted.
-  absl::StatusOr<uint8_t*> Take(Use use, uint64_t bytes);
-
- private:
-  AlignedBuffer buffers_[2];
-};
 
 class PreparedOp {
  public:
