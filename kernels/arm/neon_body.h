@@ -479,23 +479,13 @@ KOMPAKT_TARGET void ManyTokens(const PanelTile* panel, int64_t first, int64_t co
 
 template <int kPlanes, bool kInt, int kGroups>
 void Many(const PanelTile* panel, int64_t first, int64_t col_tiles, const ActBlock& x, float* c, int64_t c_stride) {
-  using Piece = void (*)(const PanelTile*, int64_t, int64_t, const ActBlock&, int64_t, int, float*, int64_t);
-  constexpr Piece kTable[] = {
+  constexpr quantized::Piece kTable[] = {
       ManyTokens<1, kPlanes, kInt, kGroups>,
       ManyTokens<2, kPlanes, kInt, kGroups>,
       ManyTokens<3, kPlanes, kInt, kGroups>,
       ManyTokens<4, kPlanes, kInt, kGroups>,
   };
-  constexpr auto kMost = static_cast<int64_t>(std::size(kTable));
-  const int64_t pieces = (x.tokens + kMost - 1) / kMost;
-  int64_t token = 0;
-  for (int64_t piece = 0; piece < pieces; ++piece) {
-    const int64_t tokens = (x.tokens - token) / (pieces - piece);
-    for (int half = 0; half < 2; ++half) {
-      kTable[tokens - 1](panel, first, col_tiles, x, token, half, c, c_stride);
-    }
-    token += tokens;
-  }
+  quantized::ManyInPieces(kTable, panel, first, col_tiles, x, c, c_stride);
 }
 
 KOMPAKT_TARGET void Finish(const float* factors, const ActBlock& x, float* acc, int64_t acc_stride) {

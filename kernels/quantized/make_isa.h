@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "absl/strings/string_view.h"
 #include "format/block_q3_g16.h"
@@ -14,6 +15,24 @@
 #include "kernels/quantized/integer_isa.h"
 
 namespace kompakt::quantized {
+
+// Some tokens from `token` on times half of the rows of a panel; the others as in IntegerIsa::Many.
+using Piece = void (*)(const PanelTile* panel, int64_t first, int64_t col_tiles, const ActBlock& x, int64_t token,
+                       int half, float* acc, int64_t acc_stride);
+
+// IntegerIsa::Many of a set whose registers hold less than a block of tokens. table[n - 1] takes n of them.
+template <size_t kMost>
+void ManyInPieces(const Piece (&table)[kMost], const PanelTile* panel, int64_t first, int64_t col_tiles,
+                  const ActBlock& x, float* acc, int64_t acc_stride) {
+  constexpr auto kMostTokens = static_cast<int64_t>(kMost);
+  const int64_t pieces = (x.tokens + kMostTokens - 1) / kMostTokens;
+  int64_t token = 0;
+  for (int64_t piece = 0; piece < pieces; ++piece) {
+    const int64_t tokens = (x.tokens - token) / (pieces - piece);
+    for (int half = 0; half < 2; ++half) table[tokens - 1](panel, first, col_tiles, x, token, half, acc, acc_stride);
+    token += tokens;
+  }
+}
 
 template <class Loops, class Codes>
 constexpr void AddFormat(IntegerIsa& isa) {

@@ -157,32 +157,25 @@ struct Q8Codes {
 };
 
 // The upstream 4-bit formats.
-struct Int4Codes {
-  static constexpr FormatId kId = FormatId::kInt4G32;
-  static constexpr uint64_t kTileBytes = sizeof(Int4G32Tile);
-  static constexpr int kGroups = 1;
+template <FormatId kFormat, class Tile, int kFormatGroups, const CodeTable& kTable>
+struct NibbleCodesOf {
+  static constexpr FormatId kId = kFormat;
+  static constexpr uint64_t kTileBytes = sizeof(Tile);
+  static constexpr int kGroups = kFormatGroups;
   static constexpr bool kIntScales = false;
   static constexpr int kShift = 0;
 
-  KOMPAKT_INLINE static __m512i Line(const uint8_t* tile, int j) {
-    return LookUp<4>(quantized::kInt4Table, PlaneLine<4, 0>(tile, j));
-  }
+  KOMPAKT_INLINE static __m512i Line(const uint8_t* tile, int j) { return LookUp<4>(kTable, PlaneLine<4, 0>(tile, j)); }
+};
+
+struct Int4Codes : NibbleCodesOf<FormatId::kInt4G32, Int4G32Tile, 1, quantized::kInt4Table> {
   KOMPAKT_INLINE static void LoadScales(const uint8_t* tile, Scales& s) {
     const __m256i bf16 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tile + offsetof(Int4G32Tile, scales)));
     s.floats[0] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16), 16));
   }
 };
 
-struct Mxfp4Codes {
-  static constexpr FormatId kId = FormatId::kMxfp4;
-  static constexpr uint64_t kTileBytes = sizeof(Mxfp4Tile);
-  static constexpr int kGroups = 1;
-  static constexpr bool kIntScales = false;
-  static constexpr int kShift = 0;
-
-  KOMPAKT_INLINE static __m512i Line(const uint8_t* tile, int j) {
-    return LookUp<4>(quantized::kE2m1Table, PlaneLine<4, 0>(tile, j));
-  }
+struct Mxfp4Codes : NibbleCodesOf<FormatId::kMxfp4, Mxfp4Tile, 1, quantized::kE2m1Table> {
   KOMPAKT_INLINE static void LoadScales(const uint8_t* tile, Scales& s) {
     const __m512i e = WidenUnsigned(LoadRows(tile + offsetof(Mxfp4Tile, exponents)));
     __m512i bits = _mm512_slli_epi32(e, 23);
@@ -193,16 +186,7 @@ struct Mxfp4Codes {
   }
 };
 
-struct Nvfp4Codes {
-  static constexpr FormatId kId = FormatId::kNvfp4;
-  static constexpr uint64_t kTileBytes = sizeof(Nvfp4Tile);
-  static constexpr int kGroups = 2;
-  static constexpr bool kIntScales = false;
-  static constexpr int kShift = 0;
-
-  KOMPAKT_INLINE static __m512i Line(const uint8_t* tile, int j) {
-    return LookUp<4>(quantized::kE2m1Table, PlaneLine<4, 0>(tile, j));
-  }
+struct Nvfp4Codes : NibbleCodesOf<FormatId::kNvfp4, Nvfp4Tile, 2, quantized::kE2m1Table> {
   // E4M3 moved into the fields of F16 is 2^-8 times its value, subnormals included.
   KOMPAKT_INLINE static __m512 FromE4m3(__m128i bytes) {
     const __m256i half = _mm256_cvtepu8_epi16(bytes);
