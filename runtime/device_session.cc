@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <new>
 #include <utility>
 #include <vector>
 
@@ -67,9 +66,7 @@ class DeviceSession : public Session {
   uint64_t working_bytes() const override { return scratch_.bytes() + host_->working_bytes(); }
 
   absl::Status Rewind(int64_t position) override {
-    if (position < 0 || position > position_) {
-      return UsageError("rewind to position ", position, ": expected 0 to ", position_);
-    }
+    KOMPAKT_RETURN_IF_ERROR(CheckRewind(position, position_));
     position_ = position;
     return absl::OkStatus();
   }
@@ -80,11 +77,7 @@ class DeviceSession : public Session {
 
   absl::StatusOr<Output> Forward(absl::Span<const int32_t> ids, Logits logits, ForwardTrace* trace,
                                  const ForwardTrace* routing) override {
-    try {
-      return ForwardAll(ids, logits, trace, routing);
-    } catch (const std::bad_alloc&) {
-      return absl::ResourceExhaustedError(absl::StrCat("no memory for the results of ", ids.size(), " tokens"));
-    }
+    return WithinMemory(ids.size(), [&] { return ForwardAll(ids, logits, trace, routing); });
   }
 
   bool prefers_greedy() const override { return true; }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <new>
 #include <utility>
 
 #include "format/arch_spec.h"
@@ -37,9 +36,7 @@ class CpuSession : public Session {
   uint64_t working_bytes() const override { return activations_.bytes() + workspace_.bytes(); }
 
   absl::Status Rewind(int64_t position) override {
-    if (position < 0 || position > position_) {
-      return UsageError("rewind to position ", position, ": expected 0 to ", position_);
-    }
+    KOMPAKT_RETURN_IF_ERROR(CheckRewind(position, position_));
     position_ = position;
     return absl::OkStatus();
   }
@@ -48,11 +45,7 @@ class CpuSession : public Session {
 
   absl::StatusOr<Output> Forward(absl::Span<const int32_t> ids, Logits logits, ForwardTrace* trace,
                                  const ForwardTrace* routing) override {
-    try {
-      return ForwardAll(ids, logits, trace, routing);
-    } catch (const std::bad_alloc&) {
-      return absl::ResourceExhaustedError(absl::StrCat("no memory for the results of ", ids.size(), " tokens"));
-    }
+    return WithinMemory(ids.size(), [&] { return ForwardAll(ids, logits, trace, routing); });
   }
 
  private:
@@ -91,9 +84,7 @@ class CpuSession : public Session {
 };
 
 absl::Status CpuSession::AppendRandomRows(int64_t tokens) {
-  if (tokens < 0 || tokens > max_tokens_ - position_) {
-    return UsageError("no room in the cache: ", tokens, " tokens at position ", position_, " of ", max_tokens_);
-  }
+  KOMPAKT_RETURN_IF_ERROR(CheckRoom(tokens, position_, max_tokens_));
   // Prime, so that blocks of rows differ.
   constexpr int64_t kDistinct = 61;
   const LayerCache first = CacheOf(0, 0);

@@ -7,10 +7,18 @@
 
 namespace kompakt {
 
+absl::Status CheckRewind(int64_t to, int64_t position) {
+  if (to >= 0 && to <= position) return absl::OkStatus();
+  return UsageError("rewind to position ", to, ": expected 0 to ", position);
+}
+
+absl::Status CheckRoom(int64_t tokens, int64_t position, int64_t max_tokens) {
+  if (tokens >= 0 && tokens <= max_tokens - position) return absl::OkStatus();
+  return UsageError("no room in the cache: ", tokens, " tokens at position ", position, " of ", max_tokens);
+}
+
 absl::Status CheckIds(const Model& model, absl::Span<const int32_t> ids, int64_t position, int64_t max_tokens) {
-  if (std::ssize(ids) > max_tokens - position) {
-    return UsageError("no room in the cache: ", ids.size(), " tokens at position ", position, " of ", max_tokens);
-  }
+  KOMPAKT_RETURN_IF_ERROR(CheckRoom(std::ssize(ids), position, max_tokens));
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= model.arch().vocab_size()) {
       return UsageError("token ", i, ": expected an id below the vocabulary's ", model.arch().vocab_size(), ", found ",
