@@ -27,26 +27,12 @@
 #include "format/write_behind.h"
 #include "nlohmann/json.hpp"
 #include "quant/convert.h"
+#include "tests/bench/bench_program.h"
 #include "tests/fixtures/generated_source.h"
 #include "tools/byte_size.h"
 
 namespace kompakt {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-template <typename T>
-T OrDie(absl::StatusOr<T> value) {
-  if (value.ok()) return *std::move(value);
-  std::cerr << "convert_bench: " << value.status() << "\n";
-  std::exit(1);
-}
-void OrDie(const absl::Status& status) {
-  if (status.ok()) return;
-  std::cerr << "convert_bench: " << status << "\n";
-  std::exit(1);
-}
 
 // Bytes read and written per second by copies of arrays that no cache holds, on all threads.
 double MemoryBytesPerSecond(int threads) {

@@ -9,7 +9,6 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
@@ -25,6 +24,7 @@
 #include "runtime/paging_plan.h"
 #include "runtime/record_reader.h"
 #include "runtime/session.h"
+#include "tests/bench/bench_program.h"
 #include "tests/fixtures/generated_source.h"
 #include "tools/byte_size.h"
 #include "tools/disk_probe.h"
@@ -33,16 +33,6 @@
 
 namespace kompakt {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-template <typename T>
-T OrDie(absl::StatusOr<T> value) {
-  if (value.ok()) return *std::move(value);
-  std::cerr << "paging_bench: " << value.status() << "\n";
-  std::exit(1);
-}
 
 // GeneratedSource with norms of 1: those of a random model would shrink every layer's output to nothing.
 class BenchSource : public GeneratedSource {
