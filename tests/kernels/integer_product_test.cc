@@ -5,7 +5,6 @@
 #include <cmath>
 #include <limits>
 #include <memory>
-#include <set>
 #include <string>
 
 #include "kernels/activation.h"
@@ -300,15 +299,7 @@ TEST_P(IntegerFfns, OfExpertsAddWhatEachTokenGetsAlone) {
   }
   for (const Expert& e : experts) weights.push_back(e.weights());
   for (const int64_t tokens : {1, 3, 50, 520}) {
-    std::mt19937_64 random(static_cast<uint64_t>(tokens));
-    std::vector<int32_t> ids;
-    std::vector<float> routing;
-    for (int64_t t = 0; t < tokens; ++t) {
-      std::set<int32_t> chosen;
-      while (std::ssize(chosen) < kChosen) chosen.insert(static_cast<int32_t>(random() % kExperts));
-      ids.insert(ids.end(), chosen.begin(), chosen.end());
-      for (int64_t i = 0; i < kChosen; ++i) routing.push_back(0.1f + static_cast<float>(random() % 100) / 50.0f);
-    }
+    const auto [ids, routing] = RandomRouting(tokens, kExperts, kChosen);
     const std::vector<float> x = RandomVector(tokens * kHidden, 0.2f, 3);
     std::vector<float> want(x.size(), 0);
     for (int64_t e = 0; e < kExperts; ++e) {

@@ -6,7 +6,6 @@
 #include <cstring>
 #include <limits>
 #include <memory>
-#include <set>
 #include <string>
 
 #include "kernels/kernel_set.h"
@@ -236,19 +235,8 @@ TEST_P(EveryKernelSet, ExpertFfnAddsTheWeightedExpertsOfEachToken) {
     for (uint64_t e = 0; e < kExperts; ++e) experts.push_back(MakeExpert(format.id, kHidden, kInter, 100 + 3 * e));
     for (const Expert& e : experts) weights.push_back(e.weights());
     for (const int64_t tokens : {1, 2, 37}) {
-      std::mt19937_64 random(static_cast<uint64_t>(tokens));
-      std::vector<int32_t> ids;
-      std::vector<float> routing;
-      for (int64_t t = 0; t < tokens; ++t) {
-        // Expert 4 is never chosen: an expert without tokens must not disturb.
-        std::set<int32_t> chosen;
-        while (std::ssize(chosen) < kChosen) {
-          const auto e = static_cast<int32_t>(random() % kExperts);
-          if (e != 4) chosen.insert(e);
-        }
-        ids.insert(ids.end(), chosen.begin(), chosen.end());
-        for (int64_t i = 0; i < kChosen; ++i) routing.push_back(0.1f + static_cast<float>(random() % 100) / 50.0f);
-      }
+      // Expert 4 is never chosen: an expert without tokens must not disturb.
+      const auto [ids, routing] = RandomRouting(tokens, kExperts, kChosen, 4);
       const std::vector<float> x = RandomVector(tokens * kHidden, 0.2f, 3);
       std::vector<float> first;
       for (const int threads : {1, 2, 5}) {

@@ -1,6 +1,7 @@
 #include "tests/kernels/random_matrix.h"
 
 #include <cstring>
+#include <set>
 
 namespace kompakt {
 namespace {
@@ -97,6 +98,21 @@ RandomMatrix MakeRandomMatrix(FormatId id, int64_t rows, int64_t cols, float mag
   m.values.resize(static_cast<size_t>(rows * cols));
   DecodeRows(m.view, 0, rows, absl::MakeSpan(m.values));
   return m;
+}
+
+RandomChoice RandomRouting(int64_t tokens, int64_t n_experts, int64_t chosen, int32_t never) {
+  std::mt19937_64 random(static_cast<uint64_t>(tokens));
+  RandomChoice choice;
+  for (int64_t t = 0; t < tokens; ++t) {
+    std::set<int32_t> experts;
+    while (std::ssize(experts) < chosen) {
+      const auto e = static_cast<int32_t>(random() % static_cast<uint64_t>(n_experts));
+      if (e != never) experts.insert(e);
+    }
+    choice.ids.insert(choice.ids.end(), experts.begin(), experts.end());
+    for (int64_t i = 0; i < chosen; ++i) choice.weights.push_back(0.1f + static_cast<float>(random() % 100) / 50.0f);
+  }
+  return choice;
 }
 
 std::vector<float> RandomVector(int64_t n, float magnitude, uint64_t seed) {

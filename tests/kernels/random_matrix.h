@@ -1,4 +1,4 @@
-// Random packed matrices of every format, for op tests.
+// Random packed matrices of every format, vectors and choices of experts, for op tests.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +18,14 @@ struct RandomMatrix {
 
 // Codes uniform over the format's codes (NaN codes left out), values around `magnitude`.
 RandomMatrix MakeRandomMatrix(FormatId format, int64_t rows, int64_t cols, float magnitude, uint64_t seed);
+
+// Experts of each token, ascending and distinct, and their weights: [tokens, chosen] both. `never`: one that no token
+// gets.
+struct RandomChoice {
+  std::vector<int32_t> ids;
+  std::vector<float> weights;
+};
+RandomChoice RandomRouting(int64_t tokens, int64_t n_experts, int64_t chosen, int32_t never = -1);
 
 std::vector<float> RandomVector(int64_t n, float magnitude, uint64_t seed);
 
