@@ -339,12 +339,11 @@ class RunVerb : public Verb {
         HumanBytes(PeakMemoryBytes()), HumanBytes(session.cache_bytes()),
         CacheFormatName(session.model().options().cache_format)));
     const std::optional<double> per_token = timing.JoulesPerToken();
-    PrintNotice(absl::StrCat("energy   ",
-                             per_token.has_value()
-                                 ? absl::StrFormat("%.1f J for the prompt, %.3f J per token of the answer; ",
-                                                   timing.prompt_joules.value_or(0), *per_token)
-                                 : "",
-                             timing.energy));
+    std::string energy;
+    if (timing.prompt_joules.has_value())
+      absl::StrAppendFormat(&energy, "%.1f J for the prompt, ", *timing.prompt_joules);
+    if (per_token.has_value()) absl::StrAppendFormat(&energy, "%.3f J per token of the answer; ", *per_token);
+    PrintNotice(absl::StrCat("energy   ", energy, timing.energy));
     if (!timing.prompt_experts.has_value()) return;
     PrintNoticeLines(ExpertLine("experts of the prompt", *timing.prompt_experts, timing.prompt_tokens));
     PrintNoticeLines(ExpertLine("experts of the answer", *timing.answer_experts, timing.forward_tokens));
