@@ -133,6 +133,17 @@ class PosixFile : public File {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<bool> IsLocked() const override {
+    // A shared lock, given back at once: several may ask at the same time, and it needs no right to write.
+    while (flock(fd_, LOCK_SH | LOCK_NB) != 0) {
+      if (errno == EINTR) continue;
+      if (errno == EWOULDBLOCK) return true;
+      return IoError(errno, "lock", path_);
+    }
+    (void)flock(fd_, LOCK_UN);
+    return false;
+  }
+
   absl::Status Lock() override {
     while (flock(fd_, LOCK_EX | LOCK_NB) != 0) {
       if (errno == EINTR) continue;

@@ -44,6 +44,8 @@ class File {
   // Exclusive advisory lock, held until the file is closed; kAborted when another process has it, or when the path
   // no longer leads to this file.
   virtual absl::Status Lock() = 0;
+  // Does another process have the lock? Also of a file that is open for reading only.
+  virtual absl::StatusOr<bool> IsLocked() const = 0;
 };
 
 class FileSystem {

@@ -104,6 +104,19 @@ bool DecodeRecord(absl::Span<const uint8_t> in, JournalEntry& entry) {
   return ok;
 }
 
+absl::StatusOr<std::vector<uint8_t>> ReadAll(const File& file, const std::string& path) {
+  for (;;) {
+    KOMPAKT_ASSIGN_OR_RETURN(const uint64_t bytes, file.Size());
+    if (bytes > kMaxJournalBytes) return CorruptError(path, ": ", bytes, " bytes is more than any journal has");
+    std::vector<uint8_t> all(bytes);
+    const absl::Status read = file.ReadAt(0, absl::MakeSpan(all));
+    if (read.ok()) return all;
+    KOMPAKT_ASSIGN_OR_RETURN(const uint64_t bytes_now, file.Size());
+    if (bytes_now >= bytes) return read;
+    // Its owner has cut it meanwhile: there is less to read now.
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Journal>> Journal::Open(FileSystem& fs, const std::string& path) {
@@ -112,11 +125,16 @@ absl::StatusOr<std::unique_ptr<Journal>> Journal::Open(FileSystem& fs, const std
   return std::unique_ptr<Journal>(new Journal(std::move(file), path));
 }
 
+absl::StatusOr<bool> Journal::IsHeld(FileSystem& fs, const std::string& path) {
+  const absl::StatusOr<std::unique_ptr<File>> file = fs.OpenForRead(path);
+  if (absl::IsNotFound(file.status())) return false;
+  KOMPAKT_RETURN_IF_ERROR(file.status());
+  return (*file)->IsLocked();
+}
+
 absl::StatusOr<Journal::Parsed> Journal::Parse(const File& file, const std::string& path) {
-  KOMPAKT_ASSIGN_OR_RETURN(const uint64_t bytes, file.Size());
-  if (bytes > kMaxJournalBytes) return CorruptError(path, ": ", bytes, " bytes is more than any journal has");
-  std::vector<uint8_t> all(bytes);
-  KOMPAKT_RETURN_IF_ERROR(file.ReadAt(0, absl::MakeSpan(all)));
+  KOMPAKT_ASSIGN_OR_RETURN(const std::vector<uint8_t> all, ReadAll(file, path));
+  const uint64_t bytes = all.size();
   absl::Span<const uint8_t> in = all;
 
   Parsed parsed;
@@ -161,8 +179,10 @@ absl::StatusOr<Journal::Content> Journal::Load() {
 }
 
 absl::StatusOr<Journal::Content> Journal::Peek(FileSystem& fs, const std::string& path) {
-  KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, fs.OpenForRead(path));
-  KOMPAKT_ASSIGN_OR_RETURN(Parsed parsed, Parse(*file, path));
+  const absl::StatusOr<std::unique_ptr<File>> file = fs.OpenForRead(path);
+  if (absl::IsNotFound(file.status())) return Content();
+  KOMPAKT_RETURN_IF_ERROR(file.status());
+  KOMPAKT_ASSIGN_OR_RETURN(Parsed parsed, Parse(**file, path));
   return std::move(parsed.content);
 }
 

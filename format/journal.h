@@ -40,6 +40,8 @@ class Journal {
  public:
   // Opens or creates the file and takes its lock. kAborted when another process has it.
   static absl::StatusOr<std::unique_ptr<Journal>> Open(FileSystem& fs, const std::string& path);
+  // Does another process have it? No when there is none.
+  static absl::StatusOr<bool> IsHeld(FileSystem& fs, const std::string& path);
 
   struct Content {
     absl::optional<Manifest> identity;  // none: the file is new, or its head was never completed
@@ -48,7 +50,8 @@ class Journal {
   };
   // Reads everything up to the first torn entry and drops what follows.
   absl::StatusOr<Content> Load();
-  // The same of a journal that another process may be writing, without a lock and without changing it.
+  // The same of a journal that another process may be writing, or removing: without a lock and without changing it, and
+  // nothing when there is none.
   static absl::StatusOr<Content> Peek(FileSystem& fs, const std::string& path);
 
   // Empties the file and writes the head.

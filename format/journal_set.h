@@ -16,7 +16,7 @@ namespace kompakt {
 class JournalSet {
  public:
   // Takes the locks. Who writes the whole file keeps out every share. A share keeps out a second one of its own number,
-  // and starts only when nobody writes the whole file. kAborted when another process has one of them.
+  // and starts only when nobody writes or commits the whole file. kAborted when another process has one of them.
   static absl::StatusOr<std::unique_ptr<JournalSet>> Lock(FileSystem& fs, const std::string& destination,
                                                           const WriteShare& share);
 
@@ -28,11 +28,12 @@ class JournalSet {
     bool own = false;
     Journal::Content content;  // has an identity
   };
-  // Reads every journal that has a head; those of other shares as far as they are now.
+  // Reads every journal that has a head; those of other shares as far as they are now. One that a process removes
+  // meanwhile, because it has committed the file, counts as none.
   absl::StatusOr<std::vector<Found>> Read();
 
-  // Removes journals of shares that nobody holds.
-  absl::Status RemoveOthersUnheld();
+  // Removes the journals of shares, whose locks this one holds: of who writes the whole file.
+  absl::Status RemoveOthers();
   // Removes all; the own one last, by whose lock others wait.
   absl::Status RemoveAll();
 
@@ -44,7 +45,11 @@ class JournalSet {
   std::string destination_;
   std::string own_path_;
   std::unique_ptr<Journal> own_;
-  std::vector<std::unique_ptr<Journal>> others_;  // locks of shares, while the whole file is written
+  struct Held {
+    std::string path;
+    std::unique_ptr<Journal> journal;
+  };
+  std::vector<Held> others_;  // of shares, while the whole file is written
 };
 
 }  // namespace kompakt

@@ -134,6 +134,8 @@ class TransactionalWriter : public PackedWriter {
   absl::StatusOr<std::vector<int64_t>> UnfinishedShares() override {
     KOMPAKT_RETURN_IF_ERROR(Sync());
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<JournalSet::Found> found, journals_->Read());
+    // Renamed by another share, which then removes the journals: those that were read may not be all.
+    if (!AnyPartial(fs_, target_->paths())) return std::vector<int64_t>();
     KOMPAKT_RETURN_IF_ERROR(CheckFound(found).status());
     for (const auto& [place, entry] : LastEntries(found)) {
       if (!IsMine(static_cast<int64_t>(place.first), static_cast<int64_t>(place.second))) records_.Take(*entry);
@@ -154,7 +156,8 @@ class TransactionalWriter : public PackedWriter {
       KOMPAKT_ASSIGN_OR_RETURN(commit_lock, Journal::Open(fs_, whole));
       if (!AnyPartial(fs_, target_->paths())) {  // another share was faster, and may have died since
         KOMPAKT_RETURN_IF_ERROR(fs_.SyncFolderOf(destination_));
-        return fs_.Remove(whole);
+        KOMPAKT_RETURN_IF_ERROR(fs_.Remove(whole));
+        return absl::AbortedError(absl::StrCat("another process has completed ", destination_));
       }
     }
     KOMPAKT_ASSIGN_OR_RETURN(const Manifest manifest, records_.FinishedManifest(destination_));
@@ -201,7 +204,11 @@ class TransactionalWriter : public PackedWriter {
     KOMPAKT_RETURN_IF_ERROR(StartJournal());
     const bool alone = options_.share.is_whole();
     // Journals of others may belong to a file that is gone.
-    if (alone || !AnyPartial(fs_, target_->paths())) KOMPAKT_RETURN_IF_ERROR(journals_->RemoveOthersUnheld());
+    if (alone) {
+      KOMPAKT_RETURN_IF_ERROR(journals_->RemoveOthers());
+    } else {
+      RemoveStaleJournals(fs_, destination_, target_->paths());
+    }
     // Shares that start at the same time reserve the same blocks; none may take another's bytes away.
     KOMPAKT_RETURN_IF_ERROR(target_->Allocate(alone ? PackedTarget::kEmptied : PackedTarget::kShared));
     write_behind_ = std::make_unique<WriteBehind>(target_->data());
@@ -435,10 +442,12 @@ std::unique_ptr<PackedWriter::RecordWriter> TransactionalWriter::BeginRecord(int
 }  // namespace
 
 void RemoveStaleJournals(FileSystem& fs, const std::string& destination, const std::vector<std::string>& paths) {
-  if (AnyPartial(fs, paths)) return;
   for (const std::string& path : JournalPaths(fs, destination)) {
-    // One that is locked belongs to a process that has just renamed the file and removes it itself.
-    if (Journal::Open(fs, path).ok()) (void)fs.Remove(path);
+    if (AnyPartial(fs, paths)) return;
+    // One that is locked belongs to a process that has just renamed the file, or just begun.
+    const absl::StatusOr<std::unique_ptr<Journal>> unheld = Journal::Open(fs, path);
+    // Once more, now that it is ours: whoever has let go of a journal that is of use has left a file beside it.
+    if (unheld.ok() && !AnyPartial(fs, paths)) (void)fs.Remove(path);
   }
 }
 

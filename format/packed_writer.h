@@ -96,11 +96,11 @@ class PackedWriter {
 
   // All records are done: writes manifest and footer, syncs, re-reads every byte, writes the header, renames the file
   // (or the volumes) to the destination and removes the journals. kInternal when a record is missing. Of a share:
-  // kAborted when another one commits just now; OK when one has.
+  // kAborted when another one commits just now, or has.
   virtual absl::Status Commit() = 0;
 };
 
-// Removes the journals that a crash after the rename has left beside a complete file.
+// Removes the journals that a crash after the rename has left beside a complete file, and that no process holds.
 // `paths`: the files that the destination is made of.
 void RemoveStaleJournals(FileSystem& fs, const std::string& destination, const std::vector<std::string>& paths);
 

@@ -63,6 +63,7 @@ class JoinedFile : public File {
       return file.FinishWriteBack(at, count);
     });
   }
+  absl::StatusOr<bool> IsLocked() const override { return false; }
   absl::Status Lock() override { return absl::InternalError("volumes: a set has no lock of its own"); }
 
  private:

@@ -126,7 +126,11 @@ TEST(PosixFileSystem, ALockIsHeldOnceAndNotOnAFileThatWasReplaced) {
   auto first = fs.OpenForWrite(folder / "f");
   auto second = fs.OpenForWrite(folder / "f");
   ASSERT_TRUE(first.ok() && second.ok());
-  EXPECT_TRUE((*first)->Lock().ok());
+  auto reader = fs.OpenForRead(folder / "f");
+  ASSERT_TRUE(reader.ok());
+  EXPECT_EQ(*(*reader)->IsLocked(), false);
+  EXPECT_TRUE((*first)->Lock().ok()) << "asking takes no lock";
+  EXPECT_EQ(*(*reader)->IsLocked(), true);
   EXPECT_EQ((*second)->Lock().code(), absl::StatusCode::kAborted);
   ASSERT_TRUE(fs.Rename(folder / "f", folder / "g").ok());
   first->reset();

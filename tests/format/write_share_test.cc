@@ -1,13 +1,18 @@
 // Several processes may write one packed file together, each its share of the records.
 #include "format/write_share.h"
 
+#include <atomic>
 #include <filesystem>
+#include <functional>
 #include <thread>
+#include <utility>
 
+#include "format/packed_target.h"
 #include "format/packed_writer.h"
 #include "format/volume_plan.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/fixtures/faulty_file_system.h"
 #include "tests/fixtures/scratch_folder.h"
 #include "tests/fixtures/small_arch.h"
 #include "tests/fixtures/synthetic_file.h"
@@ -134,6 +139,7 @@ TEST(WriteShare, SharesThatFinishAtTheSameMomentCompleteItOnce) {
       const std::string path = folder / "a.kpk";
       constexpr int64_t kShares = 4;
       std::vector<absl::Status> outcomes(kShares);
+      std::atomic<int> commits = 0;
       std::vector<std::thread> threads;
       for (int64_t s = 0; s < kShares; ++s) {
         threads.emplace_back([&, s] {
@@ -146,24 +152,78 @@ TEST(WriteShare, SharesThatFinishAtTheSameMomentCompleteItOnce) {
           outcome = unfinished.status();
           if (!outcome.ok() || !unfinished->empty()) return;
           outcome = (*writer)->Commit();
+          if (outcome.ok()) ++commits;
           if (absl::IsAborted(outcome)) outcome = absl::OkStatus();  // another one does
         });
       }
       for (std::thread& thread : threads) thread.join();
-      // One that starts while another completes may find it locked, or the file done; run again, it has nothing to do.
-      for (const absl::Status& outcome : outcomes) {
-        EXPECT_TRUE(outcome.ok() || absl::IsAborted(outcome)) << outcome;
-      }
-      const auto state = InspectUnfinished(PosixFileSystem(), path);
-      if (state.ok()) {
-        const absl::Status finished = WriteSyntheticFile(PosixFileSystem(), path, plan, kSeed);
-        ASSERT_TRUE(finished.ok()) << finished;
+      for (const absl::Status& outcome : outcomes) ASSERT_TRUE(outcome.ok()) << "round " << round << ": " << outcome;
+      EXPECT_EQ(commits, 1) << "round " << round;
+      EXPECT_THAT(JournalPaths(PosixFileSystem(), path), IsEmpty()) << "round " << round;
+      for (const std::string& file : TargetPaths(path, plan.manifest)) {
+        EXPECT_TRUE(std::filesystem::exists(file)) << "round " << round << ": " << file;
       }
       if (!volumes) {
         EXPECT_EQ(ReadWholeFile(path), WholeBytes(plan)) << "round " << round;
       }
     }
   }
+}
+
+// The system's files; right after a listing of a folder that is told to come next, something else happens.
+class InterruptedListing : public FaultyFileSystem {
+ public:
+  InterruptedListing() : FaultyFileSystem(PosixFileSystem(), Fault::kNone, 0) {}
+
+  std::function<void()> next;
+
+  std::vector<std::string> ListPrefix(const std::string& prefix) override {
+    std::vector<std::string> paths = FaultyFileSystem::ListPrefix(prefix);
+    if (const std::function<void()> happens = std::exchange(next, nullptr)) happens();
+    return paths;
+  }
+};
+
+TEST(WriteShare, OneThatIsOvertakenWhileItReadsTheJournalsFindsTheFileComplete) {
+  const WritePlan plan = MicroPlan();
+  const ScratchFolder folder(ScratchFolder::Place::kMemory);
+  const std::string path = folder / "a.kpk";
+  InterruptedListing files;
+  const auto fast = PackedWriter::Open(PosixFileSystem(), path, plan, Share(0, 2));
+  const auto slow = PackedWriter::Open(files, path, plan, Share(1, 2));
+  ASSERT_TRUE(fast.ok() && slow.ok()) << fast.status() << slow.status();
+  ASSERT_TRUE(WriteMine(**fast, plan).ok() && WriteMine(**slow, plan).ok());
+  files.next = [&] {
+    const auto unfinished = (*fast)->UnfinishedShares();
+    ASSERT_TRUE(unfinished.ok() && unfinished->empty()) << unfinished.status();
+    ASSERT_TRUE((*fast)->Commit().ok());
+  };
+  const auto unfinished = (*slow)->UnfinishedShares();
+  ASSERT_TRUE(unfinished.ok()) << unfinished.status();
+  EXPECT_THAT(*unfinished, IsEmpty());
+  EXPECT_TRUE(absl::IsAborted((*slow)->Commit()));
+  EXPECT_THAT(JournalPaths(PosixFileSystem(), path), IsEmpty());
+  EXPECT_EQ(ReadWholeFile(path), WholeBytes(plan));
+}
+
+TEST(WriteShare, WhatAShareFinishesWhileAnotherStartsIsKept) {
+  const WritePlan plan = MicroPlan();
+  const ScratchFolder folder(ScratchFolder::Place::kMemory);
+  const std::string path = folder / "a.kpk";
+  InterruptedListing files;
+  files.next = [&] {
+    const auto other = PackedWriter::Open(PosixFileSystem(), path, plan, Share(1, 2));
+    ASSERT_TRUE(other.ok()) << other.status();
+    ASSERT_TRUE(WriteMine(**other, plan).ok());
+  };
+  const auto writer = PackedWriter::Open(files, path, plan, Share(0, 2));
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  ASSERT_TRUE(WriteMine(**writer, plan).ok());
+  const auto unfinished = (*writer)->UnfinishedShares();
+  ASSERT_TRUE(unfinished.ok()) << unfinished.status();
+  EXPECT_THAT(*unfinished, IsEmpty());
+  ASSERT_TRUE((*writer)->Commit().ok());
+  EXPECT_EQ(ReadWholeFile(path), WholeBytes(plan));
 }
 
 TEST(WriteShare, AnUnfinishedFileSaysWhichSharesAreMissing) {
