@@ -343,6 +343,7 @@ KOMPAKT_TARGET void Few(const uint8_t* tiles, int64_t col_tiles, const ActBlock&
 template <class Codes, int kPlanes>
 KOMPAKT_TARGET void Unpack(const uint8_t* tile, int64_t col_tiles, PanelTile* panel) {
   constexpr int kGroups = Codes::kGroups;
+  constexpr int kGroupLines = kLines / kGroups;
   for (int64_t i = 0; i < col_tiles; ++i, tile += Codes::kTileBytes, ++panel) {
     Prefetch<Codes::kTileBytes>(tile);
 #pragma GCC unroll 2
@@ -356,7 +357,8 @@ KOMPAKT_TARGET void Unpack(const uint8_t* tile, int64_t col_tiles, PanelTile* pa
           shift = _mm256_and_si256(s.shifted[g], _mm256_set1_epi8(static_cast<char>(Codes::kShift)));
         }
 #pragma GCC unroll 8
-        for (int j = g * kLines / kGroups; j < (g + 1) * kLines / kGroups; ++j) {
+        for (int line = 0; line < kGroupLines; ++line) {
+          const int j = g * kGroupLines + line;
           _mm256_store_si256(reinterpret_cast<__m256i*>(panel->codes[j][half * kHalfRows]),
                              _mm256_add_epi8(Codes::Line(tile, j, half), shift));
         }

@@ -296,6 +296,7 @@ KOMPAKT_TARGET void Few(const uint8_t* tiles, int64_t col_tiles, const ActBlock&
 template <class Codes, int kPlanes>
 KOMPAKT_TARGET void Unpack(const uint8_t* tile, int64_t col_tiles, PanelTile* panel) {
   constexpr int kGroups = Codes::kGroups;
+  constexpr int kGroupLines = kLines / kGroups;
   for (int64_t i = 0; i < col_tiles; ++i, tile += Codes::kTileBytes, ++panel) {
     Prefetch<Codes::kTileBytes>(tile);
     Scales s;
@@ -308,7 +309,8 @@ KOMPAKT_TARGET void Unpack(const uint8_t* tile, int64_t col_tiles, PanelTile* pa
         shift = _mm512_maskz_mov_epi32(rows, _mm512_set1_epi8(Codes::kShift));
       }
 #pragma GCC unroll 8
-      for (int j = g * kLines / kGroups; j < (g + 1) * kLines / kGroups; ++j) {
+      for (int line = 0; line < kGroupLines; ++line) {
+        const int j = g * kGroupLines + line;
         _mm512_store_si512(panel->codes[j], _mm512_add_epi8(Codes::Line(tile, j), shift));
       }
       if constexpr (kIntProduct<Codes, kPlanes>) {
