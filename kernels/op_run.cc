@@ -90,9 +90,14 @@ class LinearOp : public OpBase {
     cost_ = {.bytes = w_.bytes, .products = Product({2, t_, s_.rows, s_.cols})};
   }
   absl::Status Run(const KernelSet& set, KernelContext& context) override {
-    return set.linear(
-        {.w = *NextWeights(), .x = x_.data(), .x_stride = s_.cols, .tokens = t_, .y = y_.data(), .y_stride = s_.rows},
-        context);
+    return set.linear({.w = *NextWeights(),
+                       .x = x_.data(),
+                       .x_stride = s_.cols,
+                       .tokens = t_,
+                       .y = y_.data(),
+                       .y_stride = s_.rows,
+                       .act = c_.act},
+                      context);
   }
 };
 
