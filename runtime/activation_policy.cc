@@ -16,13 +16,15 @@ bool IsIndexer(TensorRole role) {
   return role == TensorRole::kIndexQB || role == TensorRole::kIndexK || role == TensorRole::kIndexWeights;
 }
 
-// Routed experts are most of a prompt's work, and the least sensitive; what kInt16 costs everywhere else is hidden
-// behind the memory when decoding (docs/benchmarks.md, "Activations").
+// Experts are most of a prompt's work, and the least sensitive, all but the down matrix of the shared ones; what kInt16
+// costs everywhere else is hidden behind the memory when decoding (docs/benchmarks.md, "Activations").
 ActPrecision AutoOf(TensorRole role) {
   switch (role) {
     case TensorRole::kExpertGate:
     case TensorRole::kExpertUp:
     case TensorRole::kExpertDown:
+    case TensorRole::kSharedGate:
+    case TensorRole::kSharedUp:
       return ActPrecision::kInt8;
     default:
       return ActPrecision::kInt16;

@@ -28,9 +28,11 @@ TEST(ActivationPolicy, NeverRoundsWhatTheRouterSeesAndIsCarefulWithAnIndexer) {
   }
 }
 
-TEST(ActivationPolicy, AutoRoundsRoutedExpertsToInt8AndAllElseToInt16) {
+TEST(ActivationPolicy, AutoRoundsRoutedExpertsAndSharedGatesToInt8AndAllElseToInt16) {
   EXPECT_EQ(Named("auto").Of(TensorRole::kExpertGate), ActPrecision::kInt8);
   EXPECT_EQ(Named("auto").Of(TensorRole::kExpertDown), ActPrecision::kInt8);
+  EXPECT_EQ(Named("auto").Of(TensorRole::kSharedGate), ActPrecision::kInt8);
+  EXPECT_EQ(Named("auto").Of(TensorRole::kSharedUp), ActPrecision::kInt8);
   EXPECT_EQ(Named("auto").Of(TensorRole::kLmHead), ActPrecision::kInt16);
   EXPECT_EQ(Named("auto").Of(TensorRole::kSharedDown), ActPrecision::kInt16);
   EXPECT_EQ(Named("int8").Of(TensorRole::kLmHead), ActPrecision::kInt8);
