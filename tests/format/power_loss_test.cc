@@ -79,7 +79,9 @@ absl::Status WriteShares(FileSystem& fs, const WritePlan& plan, int64_t shares, 
       if (!unfinished.ok()) return unfinished.status();
       if (!unfinished->empty()) continue;
     }
-    if (absl::Status s = writer->Commit(); !s.ok()) return s;
+    const absl::Status committed = writer->Commit();
+    if (shares > 1 && absl::IsAborted(committed)) continue;  // another has
+    if (!committed.ok()) return committed;
   }
   return absl::OkStatus();
 }
