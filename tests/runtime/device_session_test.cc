@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 
 #include "converters/checkpoint.h"
 #include "format/device_error.h"
