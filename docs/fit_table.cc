@@ -156,6 +156,8 @@ I IndexOf(const F& y) {
 double Error(const Sample& sample, const Table& table, Fit* fit) {
   constexpr int kFactors = 16;
   const size_t n = static_cast<size_t>(Codes(table));
+  // Times the scale at which the group's extremes meet the ends of the table: with four values it pays to cut them off.
+  const float least = n == 4 ? 0.45f : 0.8f;
   const Nearest nearest[2] = {Nearest(table, 0), Nearest(table, table[n])};
   Fit sums(n + 1);
   double error = 0;
@@ -178,7 +180,7 @@ double Error(const Sample& sample, const Table& table, Fit* fit) {
       const F other = (combination < 2 ? down : up) / -(static_cast<float>(table[0]) + shift);
       reach = other > reach ? other : reach;
       for (int f = 0; f < kFactors; ++f) {
-        const F inverse = 1.0f / (reach * (sign * (0.8f + 0.7f * static_cast<float>(f) / (kFactors - 1))));
+        const F inverse = 1.0f / (reach * (sign * (least + 0.7f * static_cast<float>(f) / (kFactors - 1))));
         F xq{}, qq{};
         for (size_t k = 0; k < width; ++k) {
           const I index = IndexOf(x[k] * inverse);

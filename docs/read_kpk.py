@@ -17,6 +17,7 @@ import numpy as np
 import zstandard
 
 TABLES = {  # of the formats q3_..., q4_..., and so on: the values, then the shift
+    2: "-79 -20 31 104 19",
     3: "-95 -62 -37 -14 7 30 59 106 12",
     4: "-119 -82 -63 -48 -37 -26 -17 -8 1 10 19 30 41 54 69 86 5",
     5: "-124 -97 -88 -79 -68 -59 -52 -45 -38 -33 -28 -23 -18 -13 -8 -3 2 7 12 17 22 27 32 39 46 53 60 67 76 85 102 119 2",
@@ -25,7 +26,7 @@ TABLES = {  # of the formats q3_..., q4_..., and so on: the values, then the shi
 }
 TABLES = {bits: np.array(values.split(), np.int32) for bits, values in TABLES.items()}
 TILE_BYTES = dict(f32=2048, f16=1024, bf16=1024, fp8_b128=512, int4_g32=288, q8_g32=528, q4_g32=272, q4_g16=288, mxfp4=272, nvfp4=288,
-                  q6_g32=400, q5_g32=336, q3_g32=208, q3_g16=224)
+                  q6_g32=400, q5_g32=336, q3_g32=208, q3_g16=224, q2_g32=144, q2_g16=160)
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 
 

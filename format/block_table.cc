@@ -11,6 +11,8 @@
 #include "format/block_int4_g32.h"
 #include "format/block_mxfp4.h"
 #include "format/block_nvfp4.h"
+#include "format/block_q2_g16.h"
+#include "format/block_q2_g32.h"
 #include "format/block_q3_g16.h"
 #include "format/block_q3_g32.h"
 #include "format/block_q4_g16.h"
@@ -25,8 +27,9 @@ namespace kompakt {
 absl::Span<const BlockFormat> AllFormats() {
   // The rows are constant-initialised in their own files, so the copy is good whenever it is made.
   static const std::array kTable = {
-      kF32Format,   kF16Format,   kBf16Format,  kFp8B128Format, kInt4G32Format, kQ8G32Format, kQ4G32Format,
-      kQ4G16Format, kMxfp4Format, kNvfp4Format, kQ6G32Format,   kQ5G32Format,   kQ3G32Format, kQ3G16Format,
+      kF32Format,   kF16Format,   kBf16Format,  kFp8B128Format, kInt4G32Format, kQ8G32Format,
+      kQ4G32Format, kQ4G16Format, kMxfp4Format, kNvfp4Format,   kQ6G32Format,   kQ5G32Format,
+      kQ3G32Format, kQ3G16Format, kQ2G32Format, kQ2G16Format,
   };
   static_assert(kTable.size() == kFormatCount);
   return kTable;

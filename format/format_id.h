@@ -27,8 +27,10 @@ enum class FormatId : uint8_t {
   kQ5G32,    // as kQ4G32 with 5-bit codes
   kQ3G32,    // as kQ4G32 with 3-bit codes
   kQ3G16,    // as kQ4G16 with 3-bit codes
+  kQ2G32,    // as kQ4G32 with 2-bit codes
+  kQ2G16,    // as kQ4G16 with 2-bit codes
 };
-inline constexpr int kFormatCount = 14;
+inline constexpr int kFormatCount = 16;
 
 // The scales beside the tiles of a matrix.
 enum class SideKind : uint8_t {

@@ -15,7 +15,6 @@
 namespace kompakt {
 
 inline constexpr uint16_t kFormatMajor = 1;
-inline constexpr uint16_t kFormatMinor = 1;  // the latest that this program knows
 // Required feature bit 0, since 1.1: the data of the file lie in several volumes (format/volume_plan.h).
 inline constexpr uint64_t kVolumesFeature = 1;
 inline constexpr char kVolumesFeatureName[] = "volumes";

@@ -9,6 +9,9 @@
 
 namespace kompakt {
 
+inline constexpr int8_t kQ2Table[4] = {-79, -20, 31, 104};
+inline constexpr int kQ2Shift = 19;
+
 inline constexpr int8_t kQ3Table[8] = {-95, -62, -37, -14, 7, 30, 59, 106};
 inline constexpr int kQ3Shift = 12;
 

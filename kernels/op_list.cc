@@ -134,6 +134,8 @@ constexpr bool IsUsed(FormatId format, MatrixUse use) {
     case FormatId::kQ5G32:
     case FormatId::kQ3G32:
     case FormatId::kQ3G16:
+    case FormatId::kQ2G32:
+    case FormatId::kQ2G16:
       return use == MatrixUse::kAny;
   }
   return false;

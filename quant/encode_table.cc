@@ -1,6 +1,8 @@
 // The nonlinear formats: what table_search.h needs to know of them.
 #include "quant/encode_table.h"
 
+#include "format/block_q2_g16.h"
+#include "format/block_q2_g32.h"
 #include "format/block_q3_g16.h"
 #include "format/block_q3_g32.h"
 #include "format/block_q4_g16.h"
@@ -21,8 +23,8 @@ constexpr TableFormat RowOf() {
   return {.spec = &kSpec, .table = &kCodes<kSpec>, .write_codes = PackTableCodes<kSpec>};
 }
 
-constexpr TableFormat kFormats[] = {RowOf<kQ3G32>(), RowOf<kQ3G16>(), RowOf<kQ4G32>(),
-                                    RowOf<kQ4G16>(), RowOf<kQ5G32>(), RowOf<kQ6G32>()};
+constexpr TableFormat kFormats[] = {RowOf<kQ2G32>(), RowOf<kQ2G16>(), RowOf<kQ3G32>(), RowOf<kQ3G16>(),
+                                    RowOf<kQ4G32>(), RowOf<kQ4G16>(), RowOf<kQ5G32>(), RowOf<kQ6G32>()};
 
 }  // namespace
 

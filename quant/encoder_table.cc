@@ -24,6 +24,8 @@ constexpr Encoder kTable[] = {
     {FormatId::kQ4G32, EncodeNonlinear<FormatId::kQ4G32>},
     {FormatId::kQ3G16, EncodeNonlinear<FormatId::kQ3G16>},
     {FormatId::kQ3G32, EncodeNonlinear<FormatId::kQ3G32>},
+    {FormatId::kQ2G16, EncodeNonlinear<FormatId::kQ2G16>},
+    {FormatId::kQ2G32, EncodeNonlinear<FormatId::kQ2G32>},
 };
 
 // Index of the first value that is not finite; there is one.

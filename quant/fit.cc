@@ -53,6 +53,13 @@ std::vector<Step> Ladder() {
        eight(absl::StrCat(kDense4, "mlp.experts.*_proj = q3_g16\n", kRest4))},
       {"experts at q3_g32, all else at q4_g16 but kv_b_proj",
        eight(absl::StrCat(kDense4, "mlp.experts.*_proj = q3_g32\n", kRest4))},
+      {"q2", builtin("q2")},
+      {"experts at q2_g16, other FFN matrices at q4_g16",
+       eight(absl::StrCat(kDense4, "mlp.experts.*_proj = q2_g16\n"))},
+      {"experts at q2_g16, all else at q4_g16 but kv_b_proj",
+       eight(absl::StrCat(kDense4, "mlp.experts.*_proj = q2_g16\n", kRest4))},
+      {"experts at q2_g32, all else at q4_g16 but kv_b_proj",
+       eight(absl::StrCat(kDense4, "mlp.experts.*_proj = q2_g32\n", kRest4))},
   };
 }
 

@@ -76,6 +76,10 @@ constexpr BuiltinRecipe kBuiltins[] = {
      "mlp.experts.*_proj = q3_g16  # nearly all parameters of the model, each used by few tokens\n"
      "mlp.experts.down_proj = q4_g32  # writes into the residual stream, and its inputs have outliers\n",
      kDrafts},
+    {"q2", kEveryToken,
+     "mlp.experts.*_proj = q2_g16  # nearly all parameters of the model, each used by few tokens\n"
+     "mlp.experts.down_proj = q3_g16  # writes into the residual stream, and its inputs have outliers\n",
+     kDrafts},
 };
 
 bool IsPatternByte(char c) {

@@ -20,10 +20,17 @@ struct TableSearch {
   int pairs;        // of integers tried there, one below and one above the wanted scale
   int refinements;  // how often row scale and group scales are adjusted to each other
 };
-// By bits per code, from 3 on, then in the order of SearchEffort. The factors are the best found by coordinate descent
+// By bits per code, from 2 on, then in the order of SearchEffort. The factors are the best found by coordinate descent
 // on Gaussian and Student-t(5) groups.
-constexpr int kFewestCodeBits = 3;
+constexpr int kFewestCodeBits = 2;
 constexpr TableSearch kTableSearches[][3] = {
+    {{{3, 1}, {{0.52f, 0.62f, 0.74f}, {0.74f}}, 1, 1, 0},
+     {{5, 3}, {{0.5f, 0.56f, 0.62f, 0.68f, 0.82f}, {0.58f, 0.72f, 0.88f}}, 4, 1, 1},
+     {{9, 7},
+      {{0.5f, 0.52f, 0.54f, 0.56f, 0.6f, 0.62f, 0.68f, 0.74f, 0.82f}, {0.5f, 0.58f, 0.64f, 0.7f, 0.76f, 0.86f, 1.0f}},
+      4,
+      3,
+      2}},
     {{{3, 1}, {{0.83f, 0.92f, 1.07f}, {0.92f}}, 1, 1, 0},
      {{5, 3}, {{0.8f, 0.86f, 0.92f, 1.07f, 1.25f}, {0.83f, 0.92f, 1.04f}}, 4, 1, 1},
      {{9, 7},

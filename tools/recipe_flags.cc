@@ -44,7 +44,7 @@ absl::StatusOr<uint64_t> TensorBudget(const RecipeFlags& flags, const TensorSour
 
 void DeclareRecipeFlags(CLI::App& app, RecipeFlags& flags) {
   CLI::Option* const recipe =
-      app.add_option("--recipe", flags.recipe, "lossless, q8, q6, q5, q4 (default), q3, or a recipe file");
+      app.add_option("--recipe", flags.recipe, "lossless, q8, q6, q5, q4 (default), q3, q2, or a recipe file");
   app.add_option("--tensor", flags.overrides,
                  "PATTERN=FORMAT, for example 'mlp.experts.*=q8_g32' or 'model.layers.0.*=bf16'; may repeat")
       ->expected(1)

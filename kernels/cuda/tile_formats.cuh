@@ -24,6 +24,8 @@
 #include "format/block_int4_g32.h"
 #include "format/block_mxfp4.h"
 #include "format/block_nvfp4.h"
+#include "format/block_q2_g16.h"
+#include "format/block_q2_g32.h"
 #include "format/block_q3_g16.h"
 #include "format/block_q3_g32.h"
 #include "format/block_q4_g16.h"
@@ -48,20 +50,24 @@ KOMPAKT_DEVICE uint32_t Nibbles(uint32_t bytes) { return __byte_perm(bytes | byt
 // program. A byte permutation looks up among 8; further bits of the codes choose between halves.
 template <typename Words, int kBits>
 KOMPAKT_DEVICE uint32_t LookUp(uint32_t codes) {
-  static_assert(kBits >= 3 && kBits <= 6);
-  constexpr int kOctets = 1 << (kBits - 3);
-  const uint32_t selector = Nibbles(codes & 0x07070707u);
-  uint32_t v[kOctets];
-  KOMPAKT_UNROLL
-  for (int i = 0; i < kOctets; ++i) v[i] = __byte_perm(Words::Word(2 * i), Words::Word(2 * i + 1), selector);
-  KOMPAKT_UNROLL
-  for (int bit = 3; bit < kBits; ++bit) {
-    // Byte i of the first of a pair, or of the second where the bit is set.
-    const uint32_t half = Nibbles(codes >> (bit - 2) & 0x04040404u) | 0x3210u;
+  static_assert(kBits >= 2 && kBits <= 6);
+  if constexpr (kBits == 2) {
+    return __byte_perm(Words::Word(0), 0, Nibbles(codes));
+  } else {
+    constexpr int kOctets = 1 << (kBits - 3);
+    const uint32_t selector = Nibbles(codes & 0x07070707u);
+    uint32_t v[kOctets];
     KOMPAKT_UNROLL
-    for (int i = 0; i < kOctets >> (bit - 2); ++i) v[i] = __byte_perm(v[2 * i], v[2 * i + 1], half);
+    for (int i = 0; i < kOctets; ++i) v[i] = __byte_perm(Words::Word(2 * i), Words::Word(2 * i + 1), selector);
+    KOMPAKT_UNROLL
+    for (int bit = 3; bit < kBits; ++bit) {
+      // Byte i of the first of a pair, or of the second where the bit is set.
+      const uint32_t half = Nibbles(codes >> (bit - 2) & 0x04040404u) | 0x3210u;
+      KOMPAKT_UNROLL
+      for (int i = 0; i < kOctets >> (bit - 2); ++i) v[i] = __byte_perm(v[2 * i], v[2 * i + 1], half);
+    }
+    return v[0];
   }
-  return v[0];
 }
 
 constexpr uint32_t PackBytes(const int8_t* v) {
@@ -255,9 +261,10 @@ struct FormatList {
 };
 
 // In the order of FormatId.
-using DeviceFormats = FormatList<F32Format, F16Format, Bf16Format, Fp8B128Format, Int4G32Format, Q8G32Format,
-                                 TableFormat<kQ4G32>, TableFormat<kQ4G16>, Mxfp4Format, Nvfp4Format,
-                                 TableFormat<kQ6G32>, TableFormat<kQ5G32>, TableFormat<kQ3G32>, TableFormat<kQ3G16>>;
+using DeviceFormats =
+    FormatList<F32Format, F16Format, Bf16Format, Fp8B128Format, Int4G32Format, Q8G32Format, TableFormat<kQ4G32>,
+               TableFormat<kQ4G16>, Mxfp4Format, Nvfp4Format, TableFormat<kQ6G32>, TableFormat<kQ5G32>,
+               TableFormat<kQ3G32>, TableFormat<kQ3G16>, TableFormat<kQ2G32>, TableFormat<kQ2G16>>;
 static_assert(DeviceFormats::kSize == kFormatCount && DeviceFormats::InOrder(), "every format has its row");
 static_assert(DeviceFormats::AllTilesAddUp());
 

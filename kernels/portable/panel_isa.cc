@@ -36,8 +36,8 @@ using DirectFn = void (*)(const DirectProduct& p);
   TARGET void NAME##DirectF16(const DirectProduct& p) { Direct<LANES, F16Lines>(p); }                                  \
   TARGET void NAME##DirectBf16(const DirectProduct& p) { Direct<LANES, Bf16Lines>(p); }                                \
   TARGET void NAME##DirectFp8(const DirectProduct& p) { Direct<LANES, Fp8Lines>(p); }                                  \
-  constexpr std::array<DirectFn, 14> k##NAME##Direct = {NAME##DirectF32, NAME##DirectF16, NAME##DirectBf16,            \
-                                                        NAME##DirectFp8};                                              \
+  constexpr std::array<DirectFn, kFormatCount> k##NAME##Direct = {NAME##DirectF32, NAME##DirectF16, NAME##DirectBf16,  \
+                                                                  NAME##DirectFp8};                                    \
   TARGET void NAME##Transpose(const float* a, int64_t a_stride, int64_t rows, int64_t cols, float* b,                  \
                               int64_t b_stride) {                                                                      \
     TransposeBody(a, a_stride, rows, cols, b, b_stride);                                                               \
@@ -56,27 +56,28 @@ using DirectFn = void (*)(const DirectProduct& p);
   }
 
 KOMPAKT_PANEL_ISA(Baseline, 4, )
-constexpr std::array<DecodeFn, 14> kBaselineDecode = {BaselineF32,   BaselineF16,  BaselineBf16, BaselineFp8,
-                                                      BaselineInt4,  BaselineQ8,   nullptr,      nullptr,
-                                                      BaselineMxfp4, BaselineNvfp4};
+constexpr std::array<DecodeFn, kFormatCount> kBaselineDecode = {BaselineF32,   BaselineF16,  BaselineBf16, BaselineFp8,
+                                                                BaselineInt4,  BaselineQ8,   nullptr,      nullptr,
+                                                                BaselineMxfp4, BaselineNvfp4};
 
 #if defined(__x86_64__)
 KOMPAKT_PANEL_ISA(Avx2, 8, __attribute__((target("avx2"))))
-constexpr std::array<DecodeFn, 14> kAvx2Decode = {
-    Avx2F32,         Avx2F16,   Avx2Bf16,  Avx2Fp8,         Avx2Int4,        Avx2Q8,          DecodeQ4G32Avx2,
-    DecodeQ4G16Avx2, Avx2Mxfp4, Avx2Nvfp4, DecodeQ6G32Avx2, DecodeQ5G32Avx2, DecodeQ3G32Avx2, DecodeQ3G16Avx2};
+constexpr std::array<DecodeFn, kFormatCount> kAvx2Decode = {
+    Avx2F32,         Avx2F16,         Avx2Bf16,        Avx2Fp8,        Avx2Int4,        Avx2Q8,
+    DecodeQ4G32Avx2, DecodeQ4G16Avx2, Avx2Mxfp4,       Avx2Nvfp4,      DecodeQ6G32Avx2, DecodeQ5G32Avx2,
+    DecodeQ3G32Avx2, DecodeQ3G16Avx2, DecodeQ2G32Avx2, DecodeQ2G16Avx2};
 
 KOMPAKT_PANEL_ISA(Avx512, 16, __attribute__((target("avx512f"))))
-constexpr std::array<DecodeFn, 14> kAvx512Decode = {
-    Avx512F32,         Avx512F16,         Avx512Bf16,        Avx512Fp8,        Avx512Int4,
-    Avx512Q8,          DecodeQ4G32Avx512, DecodeQ4G16Avx512, Avx512Mxfp4,      Avx512Nvfp4,
-    DecodeQ6G32Avx512, DecodeQ5G32Avx512, DecodeQ3G32Avx512, DecodeQ3G16Avx512};
+constexpr std::array<DecodeFn, kFormatCount> kAvx512Decode = {
+    Avx512F32,         Avx512F16,         Avx512Bf16,        Avx512Fp8,        Avx512Int4,        Avx512Q8,
+    DecodeQ4G32Avx512, DecodeQ4G16Avx512, Avx512Mxfp4,       Avx512Nvfp4,      DecodeQ6G32Avx512, DecodeQ5G32Avx512,
+    DecodeQ3G32Avx512, DecodeQ3G16Avx512, DecodeQ2G32Avx512, DecodeQ2G16Avx512};
 #endif
 
 // The arrays above are in the order of FormatId.
 static_assert(static_cast<int>(FormatId::kQ4G16) == 7 && static_cast<int>(FormatId::kFp8B128) == 3 &&
               static_cast<int>(FormatId::kF16) == 1 && static_cast<int>(FormatId::kBf16) == 2 &&
-              static_cast<int>(FormatId::kNvfp4) == 9 && static_cast<int>(FormatId::kQ3G16) == 13);
+              static_cast<int>(FormatId::kNvfp4) == 9 && static_cast<int>(FormatId::kQ2G16) == 15);
 
 }  // namespace
 

@@ -4,6 +4,8 @@
 
 #include <immintrin.h>
 
+#include "format/block_q2_g16.h"
+#include "format/block_q2_g32.h"
 #include "format/block_q3_g16.h"
 #include "format/block_q3_g32.h"
 #include "format/block_q4_g16.h"
@@ -159,6 +161,8 @@ __attribute__((target("avx2"))) inline void Columns8(const uint8_t* tile, int64_
       for (int64_t k = 0; k < kTileCols; k += 8) Columns8<k##NAME>(tile, r, k, side, panel);                           \
     }                                                                                                                  \
   }
+KOMPAKT_TABLE_DECODER(Q2G32)
+KOMPAKT_TABLE_DECODER(Q2G16)
 KOMPAKT_TABLE_DECODER(Q3G32)
 KOMPAKT_TABLE_DECODER(Q3G16)
 KOMPAKT_TABLE_DECODER(Q4G32)

@@ -8,6 +8,8 @@
 namespace kompakt::portable {
 
 #define KOMPAKT_TABLE_DECODERS(ISA)                                            \
+  void DecodeQ2G32##ISA(const uint8_t* tile, const float* side, float* panel); \
+  void DecodeQ2G16##ISA(const uint8_t* tile, const float* side, float* panel); \
   void DecodeQ3G32##ISA(const uint8_t* tile, const float* side, float* panel); \
   void DecodeQ3G16##ISA(const uint8_t* tile, const float* side, float* panel); \
   void DecodeQ4G32##ISA(const uint8_t* tile, const float* side, float* panel); \

@@ -21,7 +21,7 @@
 
 namespace kompakt::quantized {
 
-inline constexpr size_t kFormats = 14;
+inline constexpr size_t kFormats = kFormatCount;
 
 // One group of 32 columns of one token. The order of the codes is the instruction set's own. Sums are of codes, times
 // -128: what a product with weights stored as value + 128 is to be corrected by.

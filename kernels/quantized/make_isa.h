@@ -6,6 +6,8 @@
 #include <cstdint>
 
 #include "absl/strings/string_view.h"
+#include "format/block_q2_g16.h"
+#include "format/block_q2_g32.h"
 #include "format/block_q3_g16.h"
 #include "format/block_q3_g32.h"
 #include "format/block_q4_g16.h"
@@ -54,6 +56,8 @@ constexpr IntegerIsa MakeIsa(absl::string_view name, bool (*available)()) {
   isa.quantize[0] = Loops::template kQuantize<1>;
   isa.quantize[1] = Loops::template kQuantize<2>;
   isa.finish = Loops::kFinish;
+  AddFormat<Loops, typename Loops::template Table<kQ2G16>>(isa);
+  AddFormat<Loops, typename Loops::template Table<kQ2G32>>(isa);
   AddFormat<Loops, typename Loops::template Table<kQ3G16>>(isa);
   AddFormat<Loops, typename Loops::template Table<kQ3G32>>(isa);
   AddFormat<Loops, typename Loops::template Table<kQ4G16>>(isa);

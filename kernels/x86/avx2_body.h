@@ -104,7 +104,7 @@ struct TableCodes {
     if constexpr (kSpec.code_bits == 3) {
       const __m256i high = _mm256_and_si256(PlaneLine<1, 2>(high_plane, j, half), _mm256_set1_epi8(4));
       return _mm256_shuffle_epi8(Entries(table, 0), _mm256_or_si256(low, high));
-    } else if constexpr (kSpec.code_bits == 4) {
+    } else if constexpr (kSpec.high_bits() == 0) {
       return _mm256_shuffle_epi8(Entries(table, 0), low);
     } else {
       // Halves of the table are looked up apart; bits 4 and 5 of the code, moved to the sign, choose between them.

@@ -69,7 +69,7 @@ KOMPAKT_INLINE __m512i LookUp(const CodeTable& table, __m512i index) {
   if constexpr (kVbmi) {
     return _mm512_permutexvar_epi8(index, _mm512_load_si512(table.bytes));
   } else {
-    const __m512i low = _mm512_and_si512(index, _mm512_set1_epi8(kBits == 3 ? 7 : 15));
+    const __m512i low = _mm512_and_si512(index, _mm512_set1_epi8(kBits < 4 ? (1 << kBits) - 1 : 15));
     __m512i value = _mm512_shuffle_epi8(Entries(table, 0), low);
     if constexpr (kBits >= 5) {
       const __mmask64 bit4 = _mm512_test_epi8_mask(index, _mm512_set1_epi8(16));

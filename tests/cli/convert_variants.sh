@@ -1,6 +1,6 @@
 # Every architecture of the test data converts with every recipe, verifies, and gives the same bytes on 1 and 2 threads.
 for model in v2lite v2 v3 moonlight glmflash kimi; do
-  for recipe in lossless q8 q6 q5 q4 q3; do
+  for recipe in lossless q8 q6 q5 q4 q3 q2; do
     expect 0 "$KOMPAKT" convert "$DATA/checkpoints/$model" "$model-$recipe.kpk" --recipe "$recipe" -t 1
     stdout_has "$model-$recipe\.kpk"
     expect 0 "$KOMPAKT" convert "$DATA/checkpoints/$model" two.kpk --recipe "$recipe" -t 2

@@ -10,6 +10,8 @@
 #include "format/block_int4_g32.h"
 #include "format/block_mxfp4.h"
 #include "format/block_nvfp4.h"
+#include "format/block_q2_g16.h"
+#include "format/block_q2_g32.h"
 #include "format/block_q3_g16.h"
 #include "format/block_q3_g32.h"
 #include "format/block_q4_g16.h"
@@ -268,6 +270,8 @@ struct PlacedBits {
 };
 std::vector<PlacedBits> PlacesOf(int code_bits, int64_t r, int64_t k) {
   switch (code_bits) {
+    case 2:
+      return {{k / 16 * 64 + r * 4 + k % 4, static_cast<int>(k % 16 / 4 * 2), 2}};
     case 3:
       return {{k / 16 * 64 + r * 4 + k % 4, static_cast<int>(k % 16 / 4 * 2), 2},
               {128 + r * 4 + k % 4, static_cast<int>(k / 4), 1}};
@@ -283,7 +287,7 @@ std::vector<PlacedBits> PlacesOf(int code_bits, int64_t r, int64_t k) {
 }
 
 TEST(TableFormats, EveryCodeScaleAndShiftIsOneProduct) {
-  for (const TableSpec& spec : {kQ3G32, kQ3G16, kQ4G32, kQ4G16, kQ5G32, kQ6G32}) {
+  for (const TableSpec& spec : {kQ2G32, kQ2G16, kQ3G32, kQ3G16, kQ4G32, kQ4G16, kQ5G32, kQ6G32}) {
     const BlockFormat& format = FormatOf(spec.id);
     ASSERT_EQ(format.tile_bytes, spec.tile_bytes());
     for (const float d : kRowScales) {
@@ -348,6 +352,7 @@ void ExpectCodesComeBack() {
 }
 
 TEST(TableFormats, CodesComeBackFromTheirPlanes) {
+  ExpectCodesComeBack<kQ2G32>();
   ExpectCodesComeBack<kQ3G32>();
   ExpectCodesComeBack<kQ4G16>();
   ExpectCodesComeBack<kQ5G32>();
@@ -355,7 +360,7 @@ TEST(TableFormats, CodesComeBackFromTheirPlanes) {
 }
 
 TEST(TableFormats, ValuesAscendOddAndEvenInTurnAndStayInt8WithTheirShift) {
-  for (const TableSpec& spec : {kQ3G32, kQ4G32, kQ5G32, kQ6G32}) {
+  for (const TableSpec& spec : {kQ2G32, kQ3G32, kQ4G32, kQ5G32, kQ6G32}) {
     for (int code = 0; code < spec.n_values(); ++code) {
       const int value = spec.values[code];
       if (code > 0) {

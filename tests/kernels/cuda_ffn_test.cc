@@ -209,7 +209,7 @@ TEST_P(CudaFfn, ADenseFfnIsItsThreeProducts) {
                              {FormatId::kBf16, FormatId::kBf16, FormatId::kBf16, 0},
                              {FormatId::kMxfp4, FormatId::kNvfp4, FormatId::kInt4G32, 1},
                              {FormatId::kFp8B128, FormatId::kF16, FormatId::kF32, 0},
-                             {FormatId::kQ3G16, FormatId::kQ3G32, FormatId::kQ5G32, 0},
+                             {FormatId::kQ3G16, FormatId::kQ2G16, FormatId::kQ5G32, 0},
                              {FormatId::kQ4G16, FormatId::kBf16, FormatId::kQ4G16, 1}};
   constexpr int64_t kHidden = 70, kInter = 41;
   for (const Case& c : kCases) {
@@ -330,7 +330,7 @@ TEST_P(CudaFfn, ExpertsAreAddedUpWithTheirWeights) {
     int planes;
   };
   constexpr Case kCases[] = {{FormatId::kQ4G16, FormatId::kQ4G32, FormatId::kQ6G32, 1},
-                             {FormatId::kQ3G32, FormatId::kQ5G32, FormatId::kQ8G32, 2},
+                             {FormatId::kQ2G32, FormatId::kQ5G32, FormatId::kQ8G32, 2},
                              {FormatId::kMxfp4, FormatId::kMxfp4, FormatId::kQ8G32, 0},
                              {FormatId::kBf16, FormatId::kBf16, FormatId::kBf16, 0}};
   for (const Case& c : kCases) {

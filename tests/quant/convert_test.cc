@@ -200,7 +200,7 @@ class HeadersOnly : public SyntheticSource {
 
 TEST(PlanConversion, ReadsHeadersOnlyAndKnowsTheSizeToTheByte) {
   const ScratchFolder folder;
-  for (const char* name : {"lossless", "q8", "q6", "q5", "q4", "q3"}) {
+  for (const char* name : {"lossless", "q8", "q6", "q5", "q4", "q3", "q2"}) {
     for (const SyntheticOptions& options : {EveryForm(), LikeV3()}) {
       const HeadersOnly headers(options);
       const auto plan = PlanConversion(headers, Recipe(name), 2);

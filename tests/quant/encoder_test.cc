@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "format/float_formats.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -114,6 +115,10 @@ double GaussianDb(FormatId id) {
       return -17.9;
     case FormatId::kQ3G32:
       return -16.7;
+    case FormatId::kQ2G16:
+      return -11.4;
+    case FormatId::kQ2G32:
+      return -10.4;
     default:
       return 0;
   }
@@ -147,7 +152,11 @@ TEST_P(EncoderQuality, KeepsItsPromise) {
 // Gaussian, default effort: the requirement. The others: measured, with 0.03 dB of room, so that a change for the worse
 // shows.
 INSTANTIATE_TEST_SUITE_P(All, EncoderQuality,
-                         testing::Values(Quality{FormatId::kQ3G32, Shape::kGaussian, {-16.60, -16.72, -16.72}},
+                         testing::Values(Quality{FormatId::kQ2G32, Shape::kGaussian, {-10.32, -10.42, -10.43}},
+                                         Quality{FormatId::kQ2G16, Shape::kGaussian, {-11.39, -11.47, -11.47}},
+                                         Quality{FormatId::kQ2G32, Shape::kStudent5, {-9.31, -9.40, -9.40}},
+                                         Quality{FormatId::kQ2G16, Shape::kStudent5, {-10.67, -10.74, -10.74}},
+                                         Quality{FormatId::kQ3G32, Shape::kGaussian, {-16.60, -16.72, -16.72}},
                                          Quality{FormatId::kQ3G16, Shape::kGaussian, {-17.85, -17.93, -17.93}},
                                          Quality{FormatId::kQ5G32, Shape::kGaussian, {-29.03, -29.23, -29.25}},
                                          Quality{FormatId::kQ6G32, Shape::kGaussian, {-34.96, -35.24, -35.29}},
@@ -233,7 +242,8 @@ TEST(Encoder, ZerosStayZero) {
       if (in_group) continue;
       EXPECT_EQ(encoded.decoded[static_cast<size_t>(i)], 0.0f) << Name(id) << " at " << i;
     }
-    EXPECT_TRUE(Nmse(encoded.decoded, values) <= std::min(GaussianDb(id) + 3, -13.0)) << Name(id);
+    const double most = GaussianDb(id) == 0 ? -13 : GaussianDb(id) + 3;
+    EXPECT_TRUE(Nmse(encoded.decoded, values) <= most) << Name(id);
   }
 }
 
@@ -279,9 +289,9 @@ TEST(Encoder, ExtremesOfF32AreEncodedAsWellAsTheyCanBe) {
     for (size_t i = 0; i < values.size(); ++i) {
       ASSERT_TRUE(std::isfinite(encoded.decoded[i])) << Name(id) << " at " << i << ": " << values[i];
     }
-    // 30 %: with both signs of the largest value in a row, the row scale may not grow until the table's inner entries
-    // meet them, because its longer end would then be infinite.
-    for (size_t c = 0; c < 64; ++c) EXPECT_NEAR(encoded.decoded[c] / values[c], 1.0f, 0.3f) << Name(id) << " at " << c;
+    // 30 % (2 bits: 79 of 123): with both signs of the largest value in a row, the row scale may not grow until the
+    // table's inner entries meet them, because its longer end would then be infinite.
+    for (size_t c = 0; c < 64; ++c) EXPECT_NEAR(encoded.decoded[c] / values[c], 1.0f, 0.36f) << Name(id) << " at " << c;
     EXPECT_NEAR(encoded.decoded[128 + 40] / 1e30f, 1.0f, 0.01f) << Name(id);
     // 10 %: the row scale may not grow until its largest integer reaches infinity, whatever the search would like.
     EXPECT_NEAR(encoded.decoded[192] / kMax, 1.0f, 0.1f) << Name(id);
@@ -364,7 +374,7 @@ TEST(Encoder, BytesAreTheSameOnEveryMachineAndCompiler) {
   };
   std::vector<std::string> found;
   for (const FormatId id : {FormatId::kQ8G32, FormatId::kQ4G32, FormatId::kQ4G16, FormatId::kQ6G32, FormatId::kQ5G32,
-                            FormatId::kQ3G32, FormatId::kQ3G16}) {
+                            FormatId::kQ3G32, FormatId::kQ3G16, FormatId::kQ2G32, FormatId::kQ2G16}) {
     found.push_back(hash(Encode(id, shape, values)));
     found.push_back(hash(Encode(id, shape, values, importance)));
     found.push_back(hash(Encode(id, shape, values, {}, SearchEffort::kFast)));
@@ -377,7 +387,10 @@ TEST(Encoder, BytesAreTheSameOnEveryMachineAndCompiler) {
                    "e886b9a89fab6d9a", "66497b4fb050c797", "ff18e6900aa2ac09", "b1a0aca411ab0688", "a219bbb426065a3b",
                    "c7f2a77d19298cf1", "29ba4a4ee9f3ec08", "bd47ad68a9b89205", "df1a4761a29ca36f", "61cc146136fabf4f",
                    "de2f06b20c7ce732", "cffa3536417cf313", "e2252ccf5285542f", "696ed87fea22621c", "d2f24b0cb5008e41",
-                   "e4b208af941abf60", "98d8d45cfd03cba4", "f867976dd3efc69a"}));
+                   "e4b208af941abf60", "98d8d45cfd03cba4", "f867976dd3efc69a", "599fc4da5959e08c", "b3c85d1dad698d7a",
+                   "b539a9654942e7fc", "e1e74e7c48ac5da0", "9783023604f1837",  "7aef1355738c815c", "b28c0325d9baef97",
+                   "a080f4bf696d5412"}))
+      << "found: " << absl::StrJoin(found, " ");
 }
 
 TEST(Encoder, EncodingWhatWasDecodedLosesNextToNothing) {

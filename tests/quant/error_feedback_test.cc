@@ -18,8 +18,8 @@
 namespace kompakt {
 namespace {
 
-constexpr FormatId kTables[] = {FormatId::kQ3G32, FormatId::kQ3G16, FormatId::kQ4G32,
-                                FormatId::kQ4G16, FormatId::kQ5G32, FormatId::kQ6G32};
+constexpr FormatId kTables[] = {FormatId::kQ2G32, FormatId::kQ2G16, FormatId::kQ3G32, FormatId::kQ3G16,
+                                FormatId::kQ4G32, FormatId::kQ4G16, FormatId::kQ5G32, FormatId::kQ6G32};
 
 std::vector<float> RandomWeights(int64_t n, uint64_t seed) {
   std::mt19937_64 rng(seed);

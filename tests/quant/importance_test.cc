@@ -14,7 +14,8 @@ namespace kompakt {
 namespace {
 
 // In the order of their bits.
-constexpr FormatId kByBits[] = {FormatId::kQ3G32, FormatId::kQ3G16, FormatId::kQ4G32, FormatId::kQ4G16,
+constexpr FormatId kByBits[] = {FormatId::kQ2G32, FormatId::kQ2G16, FormatId::kQ3G32,
+                                FormatId::kQ3G16, FormatId::kQ4G32, FormatId::kQ4G16,
                                 FormatId::kQ5G32, FormatId::kQ6G32, FormatId::kQ8G32};
 
 struct Sample {

@@ -50,7 +50,9 @@ TEST(TrainedMatrices, LoseNoMoreThanTheDocumentSays) {
                                                                                  {FormatId::kQ4G16, -24.1},
                                                                                  {FormatId::kQ4G32, -22.9},
                                                                                  {FormatId::kQ3G16, -17.8},
-                                                                                 {FormatId::kQ3G32, -16.5}}) {
+                                                                                 {FormatId::kQ3G32, -16.5},
+                                                                                 {FormatId::kQ2G16, -11.4},
+                                                                                 {FormatId::kQ2G32, -10.3}}) {
     const BlockFormat& row = FormatOf(format);
     std::printf("| `%s` (%g) |", std::string(row.name).c_str(), row.bits_per_weight);
     for (size_t i = 0; i < columns.size(); ++i) {
