@@ -80,9 +80,9 @@ TEST_P(Indexer, LargeIndexTopkIsDenseAttentionForTheWholeText) {
 }
 
 TEST_P(Indexer, OnlyLayersWithAnIndexerKeepItsKeys) {
-  const ArchSpec& arch = ExactModel("glm5", GetParam())->arch();
-  ASSERT_EQ(arch.indexer().shared_size(), 4);
-  const auto session = *Session::Create(ExactModel("glm5", GetParam()), 100);
+  const auto model = ExactModel("glm5", GetParam());
+  ASSERT_EQ(model->arch().indexer().shared_size(), 4);
+  const auto session = *Session::Create(model, 100);
   const uint64_t latent = 4u * (44u + 12u), keys = 2u * 30u;
   EXPECT_EQ(session->cache_bytes(), 100u * (latent + keys) * sizeof(float));
 }
