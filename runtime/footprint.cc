@@ -20,6 +20,9 @@ constexpr int64_t kThreadFloats = 1 << 18;  // panels of decoded weights and sma
 // Activations as 16-bit codes with their scales and sums: 80 bytes for 32 values (kernels/quantized/integer_isa.h).
 int64_t CodeFloats(int64_t values) { return values * 5 / 8; }
 
+// A row of F32 as products with floats take it (kernels/quantized/float_isa.h).
+int64_t RowFloats(int64_t values) { return values + 48; }
+
 int64_t FfnFloats(const ArchSpec& arch, int64_t tokens) {
   const MoeSpec& moe = arch.moe();
   const int64_t h = arch.hidden_size();
@@ -27,8 +30,9 @@ int64_t FfnFloats(const ArchSpec& arch, int64_t tokens) {
   const int64_t dense = std::max(arch.intermediate_size(), moe.n_shared_experts() * moe.moe_intermediate_size());
   const int64_t routed = k * moe.moe_intermediate_size();
   // Every token has its codes once, and once more for each of its experts.
-  const int64_t dense_all = dense + CodeFloats(std::max(h, dense));
-  const int64_t routed_all = routed + CodeFloats(std::max((k + 1) * h, routed));
+  const int64_t dense_all = dense + RowFloats(std::max(h, dense));
+  const int64_t routed_all =
+      routed + std::max({CodeFloats((k + 1) * h), RowFloats(h), k * RowFloats(moe.moe_intermediate_size())});
   return tokens * std::max(dense_all, routed_all);
 }
 

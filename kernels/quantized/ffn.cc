@@ -44,9 +44,10 @@ absl::Status FfnSlice(const IntegerIsa& isa, const FfnParams& p, KernelContext& 
   KOMPAKT_ASSIGN_OR_RETURN(float* const act, workspace.Floats(p.tokens * inter));
   {
     Workspace::Scope gate_scope(workspace);
-    const bool integer =
-        HasIntegerProduct(isa, *p.w.gate.format, p.act) || HasIntegerProduct(isa, *p.w.up.format, p.act);
-    KOMPAKT_ASSIGN_OR_RETURN(const Operand x, MakeOperand(isa, rows, p.tokens, hidden, p.act, integer, context));
+    Forms forms;
+    forms.Add(isa, p.w.gate, p.act);
+    forms.Add(isa, p.w.up, p.act);
+    KOMPAKT_ASSIGN_OR_RETURN(const Operand x, MakeOperand(isa, rows, p.tokens, hidden, p.act, forms, context));
     KOMPAKT_ASSIGN_OR_RETURN(const TeamScratch team, TeamScratch::Create(p.tokens, context));
     const int64_t row_tiles = p.w.gate.layout.row_tiles;
     const int64_t per_task = portable::TilesPerTask(row_tiles, context.threads());
@@ -61,8 +62,9 @@ absl::Status FfnSlice(const IntegerIsa& isa, const FfnParams& p, KernelContext& 
         WorthThreads(2 * inter * hidden * p.tokens));
   }
   KOMPAKT_ASSIGN_OR_RETURN(const float** const act_rows, portable::RowPointers(workspace, act, p.tokens, inter));
-  const bool integer = HasIntegerProduct(isa, *p.w.down.format, p.down_act);
-  KOMPAKT_ASSIGN_OR_RETURN(const Operand x, MakeOperand(isa, act_rows, p.tokens, inter, p.down_act, integer, context));
+  Forms forms;
+  forms.Add(isa, p.w.down, p.down_act);
+  KOMPAKT_ASSIGN_OR_RETURN(const Operand x, MakeOperand(isa, act_rows, p.tokens, inter, p.down_act, forms, context));
   return Multiply(isa, p.w.down, x, p.y, hidden, p.accumulate, context);
 }
 
@@ -71,6 +73,7 @@ absl::Status FfnSlice(const IntegerIsa& isa, const FfnParams& p, KernelContext& 
 struct ExpertOperands {
   ActPrecision act = ActPrecision::kF32;
   const float* const* rows = nullptr;  // [slots]
+  RaisedRows raised = {};              // [slots]
   // Null where nothing is quantized.
   ActBlock* blocks = nullptr;
   int32_t* block_begin = nullptr;  // [active + 1] blocks of expert i are [block_begin[i], block_begin[i + 1])
@@ -81,6 +84,7 @@ struct ExpertOperands {
 
   Operand Of(const ExpertPlan& plan, int64_t i) const {
     Operand x{.act = act, .tokens = plan.tokens(i), .rows = rows + plan.begin(i)};
+    if (raised.rows != nullptr) x.raised = {raised.rows + plan.begin(i), raised.scales + plan.begin(i)};
     if (blocks == nullptr) return x;
     x.blocks = blocks + block_begin[i];
     x.n_blocks = block_begin[i + 1] - block_begin[i];
@@ -157,18 +161,35 @@ absl::Status QuantizeTokens(const IntegerIsa& isa, const ExpertFfnParams& p, con
   return absl::OkStatus();
 }
 
+// Every token is raised once; the rows of its experts are the same.
+absl::StatusOr<RaisedRows> RaiseTokens(const IntegerIsa& isa, const ExpertFfnParams& p, const ExpertPlan& plan,
+                                       KernelContext& context) {
+  const int64_t hidden = p.experts[0].gate.shape.cols;
+  Workspace& workspace = *context.workspace;
+  KOMPAKT_ASSIGN_OR_RETURN(const float** const x, portable::RowPointers(workspace, p.x, p.tokens, hidden));
+  KOMPAKT_ASSIGN_OR_RETURN(const RaisedRows once, MakeRaisedRows(isa, x, p.tokens, hidden, context));
+  KOMPAKT_ASSIGN_OR_RETURN(const float** const rows, workspace.Pointers(plan.choices));
+  KOMPAKT_ASSIGN_OR_RETURN(float* const scales, workspace.Floats(plan.choices));
+  for (int64_t i = 0; i < plan.choices; ++i) {
+    rows[i] = once.rows[plan.slots[i] / p.k];
+    scales[i] = once.scales[plan.slots[i] / p.k];
+  }
+  return RaisedRows{.rows = rows, .scales = scales};
+}
+
 absl::Status ExpertFfnSlice(const IntegerIsa& isa, const ExpertFfnParams& p, KernelContext& context) {
   const int64_t hidden = p.experts[0].gate.shape.cols;
   const int64_t inter = p.experts[0].gate.shape.rows;
   Workspace& workspace = *context.workspace;
   Workspace::Scope scope(workspace);
   KOMPAKT_ASSIGN_OR_RETURN(const ExpertPlan plan, portable::PlanExperts(p, workspace));
-  bool integer = false;
-  bool integer_down = false;
+  Forms forms;
+  Forms down_forms;
   for (int64_t i = 0; i < plan.active; ++i) {
     const FfnWeights& w = p.experts[plan.experts[i]];
-    integer |= HasIntegerProduct(isa, *w.gate.format, p.act) || HasIntegerProduct(isa, *w.up.format, p.act);
-    integer_down |= HasIntegerProduct(isa, *w.down.format, p.down_act);
+    forms.Add(isa, w.gate, p.act);
+    forms.Add(isa, w.up, p.act);
+    down_forms.Add(isa, w.down, p.down_act);
   }
   const int64_t choices = plan.choices;
   KOMPAKT_ASSIGN_OR_RETURN(float* const act, workspace.Floats(choices * inter));
@@ -178,8 +199,11 @@ absl::Status ExpertFfnSlice(const IntegerIsa& isa, const ExpertFfnParams& p, Ker
     Workspace::Scope gate_scope(workspace);
     KOMPAKT_ASSIGN_OR_RETURN(const float** const rows, workspace.Pointers(choices));
     for (int64_t i = 0; i < choices; ++i) rows[i] = p.x + plan.slots[i] / p.k * hidden;
-    KOMPAKT_ASSIGN_OR_RETURN(const ExpertOperands x, MakeExpertOperands(plan, rows, hidden, p.act, integer, workspace));
-    if (integer) KOMPAKT_RETURN_IF_ERROR(QuantizeTokens(isa, p, plan, x, context));
+    KOMPAKT_ASSIGN_OR_RETURN(ExpertOperands x, MakeExpertOperands(plan, rows, hidden, p.act, forms.codes, workspace));
+    if (forms.codes) KOMPAKT_RETURN_IF_ERROR(QuantizeTokens(isa, p, plan, x, context));
+    if (forms.raised) {
+      KOMPAKT_ASSIGN_OR_RETURN(x.raised, RaiseTokens(isa, p, plan, context));
+    }
     const int64_t row_tiles = p.experts[0].gate.layout.row_tiles;
     const int64_t tasks = CeilDiv(row_tiles, kGroupTiles);
     context.Run(
@@ -202,8 +226,11 @@ absl::Status ExpertFfnSlice(const IntegerIsa& isa, const ExpertFfnParams& p, Ker
   }
 
   KOMPAKT_ASSIGN_OR_RETURN(const float** const act_rows, portable::RowPointers(workspace, act, choices, inter));
-  KOMPAKT_ASSIGN_OR_RETURN(const ExpertOperands x,
-                           MakeExpertOperands(plan, act_rows, inter, p.down_act, integer_down, workspace));
+  KOMPAKT_ASSIGN_OR_RETURN(ExpertOperands x,
+                           MakeExpertOperands(plan, act_rows, inter, p.down_act, down_forms.codes, workspace));
+  if (down_forms.raised) {
+    KOMPAKT_ASSIGN_OR_RETURN(x.raised, MakeRaisedRows(isa, act_rows, choices, inter, context));
+  }
   context.Run(
       x.n_blocks,
       [&](int64_t b, int) {

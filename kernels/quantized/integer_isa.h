@@ -18,10 +18,9 @@
 #include "absl/strings/string_view.h"
 #include "format/block_format.h"
 #include "kernels/activation.h"
+#include "kernels/quantized/float_isa.h"
 
 namespace kompakt::quantized {
-
-inline constexpr size_t kFormats = kFormatCount;
 
 // One group of 32 columns of one token. The order of the codes is the instruction set's own. Sums are of codes, times
 // -128: what a product with weights stored as value + 128 is to be corrected by.
@@ -87,6 +86,8 @@ struct IntegerIsa {
 
   // acc[t][r] = acc[t][r] * factors[r] * x.scales[t] for 16 rows and the tokens of a block: the last step.
   void (*finish)(const float* factors, const ActBlock& x, float* acc, int64_t acc_stride);
+
+  const FloatIsa* floats;  // null: products with weights that are floats are those of the portable set
 };
 
 inline constexpr size_t PrecisionIndex(ActPrecision act) { return act == ActPrecision::kInt16 ? 1 : 0; }

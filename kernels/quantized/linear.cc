@@ -10,8 +10,9 @@ absl::Status LinearSlice(const IntegerIsa& isa, const LinearParams& p, KernelCon
   Workspace::Scope scope(*context.workspace);
   KOMPAKT_ASSIGN_OR_RETURN(const float** const rows,
                            portable::RowPointers(*context.workspace, p.x, p.tokens, p.x_stride));
-  const bool integer = HasIntegerProduct(isa, *p.w.format, p.act);
-  KOMPAKT_ASSIGN_OR_RETURN(const Operand x, MakeOperand(isa, rows, p.tokens, p.w.shape.cols, p.act, integer, context));
+  Forms forms;
+  forms.Add(isa, p.w, p.act);
+  KOMPAKT_ASSIGN_OR_RETURN(const Operand x, MakeOperand(isa, rows, p.tokens, p.w.shape.cols, p.act, forms, context));
   return Multiply(isa, p.w, x, p.y, p.y_stride, false, context);
 }
 

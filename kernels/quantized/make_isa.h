@@ -49,13 +49,14 @@ constexpr void AddFormat(IntegerIsa& isa) {
 // integer scales, groups of a tile> and kFinish, the functions of IntegerIsa; Table<spec>, Q8, Int4, Mxfp4 and Nvfp4,
 // how a format's tile becomes bytes and scales.
 template <class Loops>
-constexpr IntegerIsa MakeIsa(absl::string_view name, bool (*available)()) {
+constexpr IntegerIsa MakeIsa(absl::string_view name, bool (*available)(), const FloatIsa* floats = nullptr) {
   IntegerIsa isa{};
   isa.name = name;
   isa.available = available;
   isa.quantize[0] = Loops::template kQuantize<1>;
   isa.quantize[1] = Loops::template kQuantize<2>;
   isa.finish = Loops::kFinish;
+  isa.floats = floats;
   AddFormat<Loops, typename Loops::template Table<kQ2G16>>(isa);
   AddFormat<Loops, typename Loops::template Table<kQ2G32>>(isa);
   AddFormat<Loops, typename Loops::template Table<kQ3G16>>(isa);

@@ -9,8 +9,8 @@ namespace kompakt::quantized {
 
 using portable::CeilDiv;
 
-BlockPlan::BlockPlan(int64_t n_tokens) : tokens(n_tokens) {
-  blocks = n_tokens <= kFewTokens ? 1 : CeilDiv(n_tokens, kBlockTokens);
+BlockPlan::BlockPlan(int64_t n_tokens, int64_t most) : tokens(n_tokens) {
+  blocks = n_tokens <= kFewTokens ? 1 : CeilDiv(n_tokens, most);
   smallest = n_tokens / blocks;
   larger = n_tokens % blocks;
 }
@@ -45,10 +45,27 @@ absl::StatusOr<BlockBuffer> MakeBlocks(int64_t tokens, int64_t cols, ActPrecisio
   return buffer;
 }
 
+absl::StatusOr<RaisedRows> MakeRaisedRows(const IntegerIsa& isa, const float* const* rows, int64_t tokens, int64_t cols,
+                                          KernelContext& context) {
+  const int64_t padded = CeilDiv(cols, kTileCols) * kTileCols;
+  const int64_t stride = FloatRowStride(padded);
+  KOMPAKT_ASSIGN_OR_RETURN(float* const values, context.workspace->Floats(tokens * stride));
+  KOMPAKT_ASSIGN_OR_RETURN(float* const scales, context.workspace->Floats(tokens));
+  KOMPAKT_ASSIGN_OR_RETURN(const float** const raised,
+                           portable::RowPointers(*context.workspace, values, tokens, stride));
+  context.Run(
+      tokens, [&](int64_t t, int) { isa.floats->raise(rows[t], cols, padded, values + t * stride, scales + t); },
+      portable::WorthThreads(tokens * cols / 4));
+  return RaisedRows{.rows = raised, .scales = scales};
+}
+
 absl::StatusOr<Operand> MakeOperand(const IntegerIsa& isa, const float* const* rows, int64_t tokens, int64_t cols,
-                                    ActPrecision act, bool quantize, KernelContext& context) {
+                                    ActPrecision act, Forms forms, KernelContext& context) {
   Operand operand{.act = act, .tokens = tokens, .rows = rows};
-  if (!quantize) return operand;
+  if (forms.raised) {
+    KOMPAKT_ASSIGN_OR_RETURN(operand.raised, MakeRaisedRows(isa, rows, tokens, cols, context));
+  }
+  if (!forms.codes) return operand;
   KOMPAKT_ASSIGN_OR_RETURN(const BlockBuffer buffer, MakeBlocks(tokens, cols, act, *context.workspace));
   const auto body = [&](int64_t t, int) {
     const BlockBuffer::Slot slot = buffer.SlotOf(t);

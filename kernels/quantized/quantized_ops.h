@@ -1,5 +1,6 @@
 // The ops with large matrices, on an instruction set that multiplies integers. What has no integer product, or asks for
-// activations in F32, is computed as the portable set does it, to the bit.
+// activations in F32, is computed as the portable set does it, to the bit; but for weights that are floats, where the
+// instruction set has products for them (float_isa.h).
 #pragma once
 
 #include "kernels/kernel_set.h"

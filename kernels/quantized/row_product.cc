@@ -49,6 +49,43 @@ void Finish(const IntegerIsa& isa, const MatrixView& w, int64_t first, int64_t t
   }
 }
 
+// MultiplyRowTiles with weights that are floats.
+void MultiplyFloats(const IntegerIsa& isa, const MatrixView& w, int64_t first, int64_t tiles, const Operand& x,
+                    const ThreadScratch& scratch, const Upcoming& next, BlockSink sink) {
+  const BlockFormat& format = *w.format;
+  const auto product = isa.floats->product[static_cast<size_t>(format.id)];
+  float factors[kTileRows];
+  std::fill_n(factors, kTileRows, FloatFactor(format.id));
+  const int64_t col_tiles = w.layout.col_tiles;
+  static_assert(kPanelColTiles % (kFp8Block / kTileCols) == 0);
+  const int64_t at_once = x.tokens <= kFewTokens ? col_tiles : kPanelColTiles;
+  const BlockPlan plan(x.tokens, kFloatTokens);
+  const uint8_t* ahead = next.begin;
+  const int64_t pieces = portable::CeilDiv(col_tiles, at_once) * plan.blocks;
+  const int64_t share = portable::CeilDiv((next.end - next.begin) / kLineBytes + 1, pieces) * kLineBytes;
+  for (int64_t col = 0; col < col_tiles; col += at_once) {
+    const int64_t n = std::min(at_once, col_tiles - col);
+    for (int64_t b = 0; b < plan.blocks; ++b) {
+      const int64_t token = plan.Begin(b);
+      const ActBlock block{.scales = x.raised.scales + token, .tokens = plan.Tokens(b)};
+      float* const c = scratch.c + token * kGroupRows;
+      product({.w = &w,
+               .first = first,
+               .tiles = tiles,
+               .first_col_tile = col,
+               .col_tiles = n,
+               .rows = x.raised.rows + token,
+               .tokens = block.tokens,
+               .c = c,
+               .c_stride = kGroupRows});
+      if (x.tokens > kFewTokens) ahead = Prefetch(ahead, std::min(next.end, ahead + share));
+      if (col + n < col_tiles) continue;
+      for (int64_t i = 0; i < tiles; ++i) isa.finish(factors, block, c + i * kTileRows, kGroupRows);
+      sink(token, block.tokens, c);
+    }
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<TeamScratch> TeamScratch::Create(int64_t tokens, KernelContext& context) {
@@ -68,6 +105,10 @@ ThreadScratch TeamScratch::Of(int thread) const {
 void MultiplyRowTiles(const IntegerIsa& isa, const MatrixView& w, int64_t first, int64_t tiles, const Operand& x,
                       const ThreadScratch& scratch, const Upcoming& next, BlockSink sink) {
   const BlockFormat& format = *w.format;
+  if (HasFloatProduct(isa, format)) {
+    MultiplyFloats(isa, w, first, tiles, x, scratch, next, sink);
+    return;
+  }
   if (!HasIntegerProduct(isa, format, x.act)) {
     portable::MultiplyRowTiles(portable::BestPanelIsa(), w, first, tiles, x.rows, x.tokens,
                                reinterpret_cast<float*>(scratch.panels), scratch.c, kGroupRows);

@@ -9,7 +9,7 @@
 
 namespace kompakt::x86 {
 
-constinit const quantized::IntegerIsa kAvx2Isa = quantized::MakeIsa<Loops>("avx2", HasAvx2);
+constinit const quantized::IntegerIsa kAvx2Isa = quantized::MakeIsa<Loops>("avx2", HasAvx2, &kAvx2Floats);
 
 }  // namespace kompakt::x86
 

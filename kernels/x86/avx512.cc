@@ -9,7 +9,7 @@
 
 namespace kompakt::x86 {
 
-constinit const quantized::IntegerIsa kAvx512Isa = quantized::MakeIsa<Loops>("avx512", HasAvx512Vnni);
+constinit const quantized::IntegerIsa kAvx512Isa = quantized::MakeIsa<Loops>("avx512", HasAvx512Vnni, &kAvx512Floats);
 
 }  // namespace kompakt::x86
 

@@ -9,7 +9,8 @@
 
 namespace kompakt::x86 {
 
-constinit const quantized::IntegerIsa kAvx512VbmiIsa = quantized::MakeIsa<Loops>("avx512vbmi", HasAvx512Vbmi);
+constinit const quantized::IntegerIsa kAvx512VbmiIsa =
+    quantized::MakeIsa<Loops>("avx512vbmi", HasAvx512Vbmi, &kAvx512Floats);
 
 }  // namespace kompakt::x86
 

@@ -9,7 +9,7 @@
 
 namespace kompakt::x86 {
 
-constinit const quantized::IntegerIsa kAvxVnniIsa = quantized::MakeIsa<Loops>("avxvnni", HasAvxVnni);
+constinit const quantized::IntegerIsa kAvxVnniIsa = quantized::MakeIsa<Loops>("avxvnni", HasAvxVnni, &kAvx2Floats);
 
 }  // namespace kompakt::x86
 

@@ -45,6 +45,21 @@ template <int kBits>
 KOMPAKT_X86_INLINE I ShiftRightSigned(I a) {
   return {_mm256_srai_epi32(a.low, kBits), _mm256_srai_epi32(a.high, kBits)};
 }
+template <int kBits>
+KOMPAKT_X86_INLINE I ShiftLeft16(I a) {
+  return {_mm256_slli_epi16(a.low, kBits), _mm256_slli_epi16(a.high, kBits)};
+}
+template <int kBits>
+KOMPAKT_X86_INLINE I ShiftRightSigned16(I a) {
+  return {_mm256_srai_epi16(a.low, kBits), _mm256_srai_epi16(a.high, kBits)};
+}
+KOMPAKT_X86_INLINE I MaxBytes(I a, I b) { return {_mm256_max_epu8(a.low, b.low), _mm256_max_epu8(a.high, b.high)}; }
+KOMPAKT_X86_INLINE I MaxWords(I a, I b) { return {_mm256_max_epu16(a.low, b.low), _mm256_max_epu16(a.high, b.high)}; }
+KOMPAKT_X86_INLINE void StoreInts(void* p, I a) {
+  auto* const words = static_cast<__m256i*>(p);
+  _mm256_storeu_si256(words, a.low);
+  _mm256_storeu_si256(words + 1, a.high);
+}
 KOMPAKT_X86_INLINE V ToFloat(I a) { return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)}; }
 KOMPAKT_X86_INLINE V AsFloat(I a) { return {_mm256_castsi256_ps(a.low), _mm256_castsi256_ps(a.high)}; }
 

@@ -42,6 +42,17 @@ template <int kBits>
 KOMPAKT_X86_INLINE I ShiftRightSigned(I a) {
   return {_mm512_maskz_srai_epi32(0xffff, a.v, kBits)};
 }
+template <int kBits>
+KOMPAKT_X86_INLINE I ShiftLeft16(I a) {
+  return {_mm512_slli_epi16(a.v, kBits)};
+}
+template <int kBits>
+KOMPAKT_X86_INLINE I ShiftRightSigned16(I a) {
+  return {_mm512_srai_epi16(a.v, kBits)};
+}
+KOMPAKT_X86_INLINE I MaxBytes(I a, I b) { return {_mm512_max_epu8(a.v, b.v)}; }
+KOMPAKT_X86_INLINE I MaxWords(I a, I b) { return {_mm512_max_epu16(a.v, b.v)}; }
+KOMPAKT_X86_INLINE void StoreInts(void* p, I a) { _mm512_storeu_si512(p, a.v); }
 KOMPAKT_X86_INLINE V ToFloat(I a) { return {_mm512_maskz_cvtepi32_ps(0xffff, a.v)}; }
 KOMPAKT_X86_INLINE V AsFloat(I a) { return {_mm512_castsi512_ps(a.v)}; }
 // Where a == b: c, else d.

@@ -7,6 +7,9 @@
 
 namespace kompakt::x86 {
 
+extern const quantized::FloatIsa kAvx2Floats;  // with FMA
+extern const quantized::FloatIsa kAvx512Floats;
+
 extern const quantized::IntegerIsa kAvx2Isa;        // with FMA and F16C: Haswell, Zen
 extern const quantized::IntegerIsa kAvxVnniIsa;     // and VNNI of 256 bits: Alder Lake, Sierra Forest
 extern const quantized::IntegerIsa kAvx512Isa;      // AVX-512 with VNNI: Cascade Lake

@@ -193,13 +193,14 @@ TEST_P(IntegerProducts, DependNeitherOnThreadsNorOnNeighbours) {
   }
 }
 
+// Products with floats too: those of the portable set round every product as well as every sum.
 TEST_P(IntegerProducts, AreTheSameBitsOnEverySet) {
+  if (set().name == "reference" || set().name == "portable") GTEST_SKIP();
   constexpr int64_t kCols = 300;
   for (const BlockFormat& format : AllFormats()) {
-    if (!Rounds(format)) continue;
     const RandomMatrix w = MakeRandomMatrix(format.id, 40, kCols, 1.0f, 8);
     const KernelSet* const best = *BestKernelSet();
-    for (const int64_t tokens : {1, 17}) {
+    for (const int64_t tokens : {1, 4, 17, 60}) {
       const std::vector<float> x = RandomVector(tokens * kCols, 1.0f, 9);
       for (const ActPrecision act : kPrecisions) {
         std::vector<float> y(static_cast<size_t>(tokens * 40), kNan);

@@ -124,7 +124,7 @@ TEST_P(EveryKernelSet, LinearOfATokenDependsNeitherOnThreadsNorOnItsNeighbours) 
 TEST_P(EveryKernelSet, LinearOfFp8TakesLargeScalesAndShowsNanCodes) {
   constexpr int64_t kRows = 20;
   constexpr int64_t kCols = 40;
-  for (const int64_t tokens : {1, 2, 3}) {
+  for (const int64_t tokens : {1, 2, 3, 13, 50}) {
     RandomMatrix w = MakeRandomMatrix(FormatId::kFp8B128, kRows, kCols, 1.0f, 12);
     // The first scale that leaves F32 when it is multiplied by 2^120, and some beyond.
     for (const float scale : {0x1p7f, 0x1p8f, 0x1p60f}) {
@@ -137,6 +137,32 @@ TEST_P(EveryKernelSet, LinearOfFp8TakesLargeScalesAndShowsNanCodes) {
     const std::vector<float> y = RunLinear(w.view, RandomVector(tokens * kCols, 1.0f, 14), tokens);
     for (int64_t i = 0; i < std::ssize(y); ++i) {
       EXPECT_EQ(std::isnan(y[static_cast<size_t>(i)]), i % kRows == 1) << "token " << i / kRows << " row " << i % kRows;
+    }
+  }
+}
+
+// A damaged file must not give results that look finite.
+TEST_P(EveryKernelSet, LinearShowsWeightsThatAreNotFinite) {
+  constexpr int64_t kRows = 19;
+  constexpr int64_t kCols = 140;
+  const std::pair<FormatId, std::vector<uint32_t>> cases[] = {
+      {FormatId::kF32, {0x7f800000u, 0x7fc00000u}},
+      {FormatId::kBf16, {0x7f80u, 0xff80u, 0xffc0u}},
+      {FormatId::kF16, {0x7c00u, 0xfc00u, 0x7e00u}},
+  };
+  for (const auto& [format, codes] : cases) {
+    for (const uint32_t code : codes) {
+      RandomMatrix w = MakeRandomMatrix(format, kRows, kCols, 1.0f, 12);
+      // Column 0 of row 17, the second row of the second row tile, in its last column tile.
+      const uint64_t code_bytes = w.view.format->stored_element_bytes;
+      std::memcpy(w.bytes.data() + (w.view.tile(1, 4) - w.view.data) + 4, &code, code_bytes);
+      for (const int64_t tokens : {1, 3, 13, 50}) {
+        const std::vector<float> y = RunLinear(w.view, RandomVector(tokens * kCols, 1.0f, 13), tokens);
+        for (int64_t i = 0; i < std::ssize(y); ++i) {
+          EXPECT_EQ(!std::isfinite(y[static_cast<size_t>(i)]), i % kRows == 17)
+              << w.view.format->name << " code " << code << ", " << tokens << " tokens: row " << i % kRows;
+        }
+      }
     }
   }
 }
