@@ -165,7 +165,8 @@ absl::Status DeviceLayers::Queries(const Step& step, const DeviceLayer& w, int64
   }
   first.jobs[1] = {.w = w.kv_a_proj, .out = Plain(scratch_.kv_a, mla.kv_lora_rank() + mla.qk_rope_head_dim())};
   KOMPAKT_RETURN_IF_ERROR(device_.LaunchStatus(device_.kernels().linear(first, step.stream), "linear"));
-  if (!compressed) return absl::OkStatus();
+  // Few tokens leave the rest to mla_absorb.
+  if (!compressed || step.tokens <= cuda::kDecodeTokens) return absl::OkStatus();
   cuda::LinearParams second = Product(step, QueryLatent(step, layer));
   second.jobs[0] = {.w = w.q_b_proj, .out = to_q};
   return device_.LaunchStatus(device_.kernels().linear(second, step.stream), "linear");
@@ -193,18 +194,25 @@ absl::Status DeviceLayers::AttendFew(const Step& step, const DeviceLayer& w, int
   const auto tokens = static_cast<int>(step.tokens);
   const CudaKernels& kernels = device_.kernels();
   const DeviceScratch::Input input = DeviceScratch::InputAt(scratch_.input, arch_, step.tokens);
-  const cuda::MlaAbsorbParams absorb{.heads = heads,
-                                     .nope_dim = nope,
-                                     .rope_dim = static_cast<int>(mla.qk_rope_head_dim()),
-                                     .value_dim = value,
-                                     .rank = rank,
-                                     .softmax_scale = model_.binding().softmax_scale,
-                                     .kv_b = w.kv_b_proj,
-                                     .q = scratch_.q,
-                                     .cos_sin = input.cos_sin,
-                                     .tokens = tokens,
-                                     .latent_q = scratch_.latent_q,
-                                     .append = Append(step, w, layer)};
+  cuda::MlaAbsorbParams absorb{.heads = heads,
+                               .nope_dim = nope,
+                               .rope_dim = static_cast<int>(mla.qk_rope_head_dim()),
+                               .value_dim = value,
+                               .rank = rank,
+                               .softmax_scale = model_.binding().softmax_scale,
+                               .kv_b = w.kv_b_proj,
+                               .q = scratch_.q,
+                               .cos_sin = input.cos_sin,
+                               .tokens = tokens,
+                               .latent_q = scratch_.latent_q,
+                               .append = Append(step, w, layer)};
+  if (w.q_a_proj.rows > 0) {
+    absorb.q = nullptr;
+    absorb.q_b = w.q_b_proj;
+    absorb.compressed = QueryLatent(step, layer);
+    absorb.queries = scratch_.q;
+    absorb.done = scratch_.query_done;
+  }
   KOMPAKT_RETURN_IF_ERROR(device_.LaunchStatus(kernels.mla_absorb(absorb, step.stream), "mla_absorb"));
   const cuda::MlaDecodeParams decode{.heads = heads,
                                      .tokens = tokens,
@@ -224,7 +232,7 @@ absl::Status DeviceLayers::AttendFew(const Step& step, const DeviceLayer& w, int
                                        .kv_b = w.kv_b_proj,
                                        .mean = scratch_.mean,
                                        .log_sum = scratch_.log_sum,
-                                       .y = scratch_.attended};
+                                       .next = Attended(step, layer)};
   return device_.LaunchStatus(kernels.mla_combine(combine, step.stream), "mla_combine");
 }
 
@@ -266,17 +274,17 @@ absl::Status DeviceLayers::AttendMany(const Step& step, const DeviceLayer& w, in
                                          .y = scratch_.attended};
     KOMPAKT_RETURN_IF_ERROR(device_.LaunchStatus(kernels.mla_prefill(prefill, step.stream), "mla_prefill"));
   }
-  return absl::OkStatus();
+  const cuda::QuantizeParams quantize{.x = scratch_.attended,
+                                      .x_stride = mla.num_attention_heads() * mla.v_head_dim(),
+                                      .tokens = step.tokens,
+                                      .out = {.next = Attended(step, layer)}};
+  return device_.LaunchStatus(kernels.quantize(quantize, step.stream), "quantize");
 }
 
 absl::Status DeviceLayers::Attention(const Step& step, int64_t layer) const {
   const DeviceLayer& w = LayerAt(layer);
-  const int64_t width = arch_.mla().num_attention_heads() * arch_.mla().v_head_dim();
   KOMPAKT_RETURN_IF_ERROR(Queries(step, w, layer));
   KOMPAKT_RETURN_IF_ERROR(step.tokens <= cuda::kDecodeTokens ? AttendFew(step, w, layer) : AttendMany(step, w, layer));
-  const cuda::QuantizeParams quantize{
-      .x = scratch_.attended, .x_stride = width, .tokens = step.tokens, .out = {.next = Attended(step, layer)}};
-  KOMPAKT_RETURN_IF_ERROR(device_.LaunchStatus(device_.kernels().quantize(quantize, step.stream), "quantize"));
   cuda::LinearParams o_proj = Product(step, Attended(step, layer));
   o_proj.jobs[0] = {.w = w.o_proj,
                     .out = {.y = scratch_.residual,

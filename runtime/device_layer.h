@@ -3,16 +3,16 @@
 //
 // The residual stream x stays where it is; each product that adds to it also leaves the activations of the next one: x
 // times the weight of the next RMSNorm, the norm's own factor being applied at the end of the product
-// (kernels/cuda/matrix_params.h). A layer of decoding is
+// (kernels/cuda/matrix_params.h). A layer of few tokens is at most eight launches:
 //     linear    q_proj or q_a_proj, and kv_a_proj
-//     linear    q_b_proj, where queries are compressed
-//     absorb    queries into the latent space; the new row into the cache
+//     absorb    q_b_proj, where queries are compressed; queries into the latent space; the new row into the cache
 //     decode    attention over the cache, in splits
 //     combine   the splits, and W_UV
-//     quantize  what o_proj multiplies
 //     linear    o_proj, onto the residual stream
 //     route     router and choice of experts; not in a dense layer
 //     gate_up, down   of the experts that were chosen and of the shared one, or of a dense FFN
+// and one more, quantize, where the host computes experts. For many tokens q_b_proj is a launch of its own, and so is
+// what o_proj multiplies.
 #pragma once
 
 #include <cstdint>

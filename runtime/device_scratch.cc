@@ -101,6 +101,7 @@ uint64_t DeviceScratch::Place(const ArchSpec& arch, int64_t context, int64_t tok
   values(&best, rows);
   values(&router_done, 1);
   values(&expert_done, tokens * cuda::Groups(h));
+  values(&query_done, few * heads);
   take(&head_scratch, cuda::HeadScratchBytes(arch.vocab_size(), rows));
   return total;
 }

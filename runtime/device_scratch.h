@@ -64,6 +64,7 @@ class DeviceScratch {
   int32_t* best = nullptr;          // of the same tokens
   uint32_t* router_done = nullptr;  // zero between calls
   uint32_t* expert_done = nullptr;  // [T, Groups(h)] likewise
+  uint32_t* query_done = nullptr;   // [min(T, kDecodeTokens), H] likewise
   void* head_scratch = nullptr;     // likewise
 
   // Heads that MlaDecompress takes at a time for `rows` rows.

@@ -1,4 +1,6 @@
 // MlaAppend and MlaAbsorb: what happens to a token's latent and queries before it attends.
+#include "kernels/cuda/decode_block.cuh"
+#include "kernels/cuda/last_block.cuh"
 #include "kernels/cuda/mla.cuh"
 
 namespace kompakt::KOMPAKT_BACKEND {
@@ -8,8 +10,8 @@ using cuda::DeviceLatentCache;
 using cuda::KvBFormat;
 using cuda::LatentFormat;
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
+constexpr int kThreads = kDecodeThreads;
+constexpr int kWarps = kDecodeWarps;
 
 // FP8 E4M3, to nearest even, of |x| <= 448.
 KOMPAKT_DEVICE uint32_t EncodeE4m3(float x) {
@@ -125,23 +127,15 @@ __global__ void __launch_bounds__(kThreads) MlaAppendKernel(const cuda::MlaAppen
   AppendTokenOf(p, static_cast<int>(blockIdx.x));
 }
 
-// Block (head, token); block (heads, token) appends. A warp takes column tiles: each lane sums 4 columns over the rows
-// it has of them (LoadPatch), then the 4 lanes of the same columns add up.
-template <KvBFormat kFormat>
-__global__ void __launch_bounds__(kThreads) MlaAbsorbKernel(const cuda::MlaAbsorbParams p) {
-  const int head = static_cast<int>(blockIdx.x), t = static_cast<int>(blockIdx.y);
-  if (head == p.heads) {
-    AppendTokenOf(p.append, t);
-    return;
-  }
-  KOMPAKT_SHARED(float, scaled, cuda::kMaxHeadDim);  // nope part of the query
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  const float factor = p.softmax_scale * 1.44269504f;
-  const int q_width = p.nope_dim + p.rope_dim;
-  const float* const q = p.q + (static_cast<int64_t>(t) * p.heads + head) * q_width;
-  for (int i = thread; i < p.nope_dim; i += kThreads) scaled[i] = LoadCached(q + i) * factor;
-  __syncthreads();
+// Of scores, in powers of two.
+KOMPAKT_DEVICE float QueryFactor(const cuda::MlaAbsorbParams& p) { return p.softmax_scale * 1.44269504f; }
 
+// One head of a token, whose query times `QueryFactor` is in `q`: [nope + rope], written before a barrier. A warp takes
+// column tiles: each lane sums 4 columns over the rows it has of them (LoadPatch), then the 4 lanes of the same columns
+// add up.
+template <KvBFormat kFormat>
+KOMPAKT_DEVICE void AbsorbHead(const cuda::MlaAbsorbParams& p, int head, int t, SharedPtr<const float> q) {
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const int rank_padded = (p.rank + 15) / 16 * 16, rope_padded = (p.rope_dim + 15) / 16 * 16;
   uint16_t* const out = p.latent_q + (static_cast<int64_t>(t) * p.heads + head) * (rank_padded + rope_padded);
   const int first = head * (p.nope_dim + p.value_dim), end = first + p.nope_dim;  // rows of W_UK
@@ -155,7 +149,7 @@ __global__ void __launch_bounds__(kThreads) MlaAbsorbKernel(const cuda::MlaAbsor
       for (int i = 0; i < 4; ++i) {
         const int row = row_tile * 16 + lane % 4 * 4 + i;
         if (row < first || row >= end) continue;
-        const float x = scaled[row - first];
+        const float x = q[row - first];
         const float y = x * KvBScale<kFormat>(p.kv_b, col_tiles, row, col_tile);
         KOMPAKT_UNROLL
         for (int j = 0; j < 4; ++j) sum[j] = fmaf(y, w[i][j], sum[j]);
@@ -176,13 +170,92 @@ __global__ void __launch_bounds__(kThreads) MlaAbsorbKernel(const cuda::MlaAbsor
   for (int i = thread; i < rope_padded / 2; i += kThreads) {
     uint32_t pair = 0;
     if (2 * i < p.rope_dim) {
-      const float x = LoadCached(q + p.nope_dim + 2 * i), y = LoadCached(q + p.nope_dim + 2 * i + 1);
+      const float x = q[p.nope_dim + 2 * i], y = q[p.nope_dim + 2 * i + 1];
       const float* const angle = p.cos_sin + static_cast<int64_t>(t) * p.rope_dim + 2 * i;
       const float c = LoadCached(angle), s = LoadCached(angle + 1);
-      pair = PackBf16(RotatedFirst(x, y, c, s) * factor, RotatedSecond(x, y, c, s) * factor);
+      pair = PackBf16(RotatedFirst(x, y, c, s), RotatedSecond(x, y, c, s));
     }
     reinterpret_cast<uint32_t*>(out + rank_padded)[i] = pair;
   }
+}
+
+// Block (head, token); block (heads, token) appends.
+template <KvBFormat kFormat>
+__global__ void __launch_bounds__(kThreads, 4) MlaAbsorbKernel(const cuda::MlaAbsorbParams p) {
+  KOMPAKT_SHARED(float, query, cuda::kMaxHeadDim);
+  const int head = static_cast<int>(blockIdx.x), t = static_cast<int>(blockIdx.y);
+  if (head == p.heads) {
+    AppendTokenOf(p.append, t);
+    return;
+  }
+  const int q_width = p.nope_dim + p.rope_dim;
+  const float* const q = p.q + (static_cast<int64_t>(t) * p.heads + head) * q_width;
+  for (int i = static_cast<int>(threadIdx.x); i < q_width; i += kThreads) {
+    query[i] = LoadCached(q + i) * QueryFactor(p);
+  }
+  __syncthreads();
+  AbsorbHead<kFormat>(p, head, t, query);
+}
+
+KOMPAKT_DEVICE void AbsorbHeadOf(const cuda::MlaAbsorbParams& p, int head, int t, SharedPtr<const float> q) {
+  switch (p.kv_b.format) {
+    case KvBFormat::kF32:
+      return AbsorbHead<KvBFormat::kF32>(p, head, t, q);
+    case KvBFormat::kF16:
+      return AbsorbHead<KvBFormat::kF16>(p, head, t, q);
+    case KvBFormat::kBf16:
+      return AbsorbHead<KvBFormat::kBf16>(p, head, t, q);
+    case KvBFormat::kFp8B128:
+      return AbsorbHead<KvBFormat::kFp8B128>(p, head, t, q);
+    case KvBFormat::kQ8G32:
+      return AbsorbHead<KvBFormat::kQ8G32>(p, head, t, q);
+  }
+}
+
+// The same with q_b. Grid: x token chunk, y block of 32 rows of q_b; the last y appends. The block that ends last of
+// those that have rows of a head absorbs it. One kernel for all formats of kv_b, for the product is most of it.
+template <int kTokens>
+__global__ void __launch_bounds__(kThreads, kDecodeBlocks) MlaQueryKernel(const cuda::MlaAbsorbParams p) {
+  KOMPAKT_SHARED(float, partial, PartialFloats(kTokens));
+  KOMPAKT_SHARED(float, query, cuda::kMaxHeadDim);
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, block = static_cast<int>(blockIdx.y);
+  const int first = static_cast<int>(blockIdx.x) * kTokens, end = min(first + kTokens, p.tokens);
+  const int rows = p.q_b.rows;
+  if (block * 32 >= rows) {
+    for (int t = first; t < min(end, p.append.tokens); ++t) {
+      AppendTokenOf(p.append, t);
+      __syncthreads();
+    }
+    return;
+  }
+  const bool mine = warp < kTokens && first + warp < end;
+  const float factor = mine ? NormFactor(p.compressed, first + warp) : 0;
+  const float v =
+      factor * MultiplyBlock<kTokens>(p.q_b, block, p.compressed, RowsOfChunk<kTokens>(blockIdx.x, p.tokens), partial);
+  if (mine) FinishRows({.y = p.queries, .y_stride = rows}, first + warp, block, rows, v);
+  const int width = p.nope_dim + p.rope_dim;
+  for (int head = block * 32 / width; head <= (min(block * 32 + 32, rows) - 1) / width; ++head) {
+    const int of_head = ((head + 1) * width - 1) / 32 - head * width / 32 + 1;
+    uint32_t* const done = p.done + static_cast<int64_t>(blockIdx.x) * p.heads + head;
+    if (!IsLastBlock(done, static_cast<unsigned>(of_head))) continue;
+    for (int t = first; t < end; ++t) {
+      const float* const q = p.queries + (static_cast<int64_t>(t) * p.heads + head) * width;
+      for (int i = thread; i < width; i += kThreads) query[i] = LoadFresh(q + i) * QueryFactor(p);
+      __syncthreads();
+      AbsorbHeadOf(p, head, t, query);
+      __syncthreads();
+    }
+  }
+}
+
+template <int kTokens>
+int LaunchQuery(const cuda::MlaAbsorbParams& p, void* stream) {
+  const int64_t blocks = cuda::Groups(p.q_b.rows) + (p.append.tokens > 0 ? 1 : 0);
+  return Launch({.name = "mla_query",
+                 .grid = dim3(static_cast<unsigned>((p.tokens + kTokens - 1) / kTokens), static_cast<unsigned>(blocks)),
+                 .block = dim3(kThreads),
+                 .stream = stream},
+                MlaQueryKernel<kTokens>, p);
 }
 
 }  // namespace
@@ -195,6 +268,7 @@ int MlaAppend(const cuda::MlaAppendParams& p, void* stream) {
 
 int MlaAbsorb(const cuda::MlaAbsorbParams& p, void* stream) {
   const auto blocks = static_cast<unsigned>(p.heads + (p.append.tokens > 0 ? 1 : 0));
+  if (p.q_b.rows > 0) return p.tokens == 1 ? LaunchQuery<1>(p, stream) : LaunchQuery<kChunk>(p, stream);
   const LaunchConfig config{.name = "mla_absorb",
                             .grid = dim3(blocks, static_cast<unsigned>(p.tokens)),
                             .block = dim3(kThreads),

@@ -11,21 +11,21 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kMaxRank = cuda::DeviceLatentCache::kMaxRank;
 
-// Block (head, token). A warp takes row tiles of W_UV: each lane sums 4 rows over the columns it has of them
-// (LoadPatch), then the 8 lanes of the same rows add up.
-template <KvBFormat kFormat>
-__global__ void __launch_bounds__(kThreads) MlaCombineKernel(const cuda::MlaCombineParams p) {
-  KOMPAKT_SHARED(float, mean, kMaxRank);
-  KOMPAKT_SHARED(float, values, cuda::kMaxHeadDim);
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  const int head = static_cast<int>(blockIdx.x), t = static_cast<int>(blockIdx.y);
-  const int64_t first_split = static_cast<int64_t>(t) * p.splits * p.heads + head;
+// Heads of a block: so many that their values are whole groups of activations.
+constexpr int HeadsTogether(const cuda::MlaCombineParams& p) {
+  if (p.next.planes == 0 && p.next.x == nullptr) return 1;
+  int heads = 1;
+  while (heads * p.value_dim % 32 != 0) heads *= 2;
+  return heads;
+}
 
+// mean[0, columns of all tiles) = the mean over the splits of one head, zeros behind the rank. No barrier.
+KOMPAKT_DEVICE void MeanOfSplits(const cuda::MlaCombineParams& p, int t, int head, SharedPtr<float> mean) {
+  const int64_t first_split = static_cast<int64_t>(t) * p.splits * p.heads + head;
   float largest = -INFINITY;
   for (int s = 0; s < p.splits; ++s)
     largest = fmaxf(largest, p.log_sum[first_split + static_cast<int64_t>(s) * p.heads]);
-  const int col_tiles = (p.rank + 31) / 32;
-  for (int i = thread; i < col_tiles * 32; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < (p.rank + 31) / 32 * 32; i += kThreads) {
     float total = 0, weighted = 0;
     for (int s = 0; i < p.rank && s < p.splits; ++s) {
       const int64_t at = first_split + static_cast<int64_t>(s) * p.heads;
@@ -36,16 +36,22 @@ __global__ void __launch_bounds__(kThreads) MlaCombineKernel(const cuda::MlaComb
     }
     mean[i] = i < p.rank ? weighted / total : 0.0f;
   }
-  __syncthreads();
+}
 
+// values[0, value_dim) = W_UV mean of one head. A warp takes row tiles: each lane sums 4 rows over the columns it has
+// of them (LoadPatch), then the 8 lanes of the same rows add up. No barrier.
+template <KvBFormat kFormat>
+KOMPAKT_DEVICE void ValuesOfHead(const cuda::MlaCombineParams& p, int head, SharedPtr<const float> mean,
+                                 SharedPtr<float> values) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int col_tiles = (p.rank + 31) / 32;
   const int first = head * (p.nope_dim + p.value_dim) + p.nope_dim, end = first + p.value_dim;  // rows of W_UV
-  float* const y = p.y == nullptr ? nullptr : p.y + (static_cast<int64_t>(t) * p.heads + head) * p.value_dim;
   for (int row_tile = first / 16 + warp; row_tile <= (end - 1) / 16; row_tile += kWarps) {
     float sum[4] = {};
     for (int col_tile = 0; col_tile < col_tiles; ++col_tile) {
       float w[4][4];
       LoadPatch<kFormat>(p.kv_b, col_tiles, row_tile, col_tile, lane, w);
-      const float4 x = SharedCast<float4>(mean + (col_tile * 32 + lane / 4 * 4))[0];
+      const float4 x = SharedCast<const float4>(mean + (col_tile * 32 + lane / 4 * 4))[0];
       KOMPAKT_UNROLL
       for (int i = 0; i < 4; ++i) {
         const int row = row_tile * 16 + lane % 4 * 4 + i;
@@ -59,26 +65,61 @@ __global__ void __launch_bounds__(kThreads) MlaCombineKernel(const cuda::MlaComb
       KOMPAKT_UNROLL
       for (int offset = 4; offset < 32; offset *= 2) sum[i] += __shfl_xor_sync(kFullWarp, sum[i], offset);
       const int row = row_tile * 16 + lane % 4 * 4 + i;
-      if (lane >= 4 || row < first || row >= end) continue;
-      values[row - first] = sum[i];
-      if (y != nullptr) y[row - first] = sum[i];
+      if (lane < 4 && row >= first && row < end) values[row - first] = sum[i];
     }
   }
-  if (p.next.planes == 0 && p.next.x == nullptr) return;
-  __syncthreads();
-  for (int group = warp; group < p.value_dim / 32; group += kWarps) {
-    const float v = values[group * 32 + lane];
-    FinishRows({.next = p.next}, t, head * p.value_dim / 32 + group, p.heads * p.value_dim, v);
+}
+
+// Block (some heads, token).
+template <KvBFormat kFormat>
+__global__ void __launch_bounds__(kThreads, 2) MlaCombineKernel(const cuda::MlaCombineParams p) {
+  KOMPAKT_SHARED(float, mean, kMaxRank);
+  // Of one head, behind those of the heads before it that do not fill a group yet.
+  KOMPAKT_SHARED(float, values, 32 + cuda::kMaxHeadDim);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const int together = HeadsTogether(p);
+  const int t = static_cast<int>(blockIdx.y), first = static_cast<int>(blockIdx.x) * together;
+  const bool has_next = p.next.planes > 0 || p.next.x != nullptr;
+  int waiting = 0;
+  int group = first * p.value_dim / 32;  // of the row of all heads
+  for (int head = first; head < min(first + together, p.heads); ++head) {
+    MeanOfSplits(p, t, head, mean);
+    __syncthreads();
+    ValuesOfHead<kFormat>(p, head, mean, values + waiting);
+    __syncthreads();
+    if (p.y != nullptr) {
+      float* const y = p.y + (static_cast<int64_t>(t) * p.heads + head) * p.value_dim;
+      for (int i = thread; i < p.value_dim; i += kThreads) y[i] = values[waiting + i];
+    }
+    if (!has_next) continue;
+    const int there = waiting + p.value_dim;
+    // The last head's values end the row, in the middle of a group perhaps.
+    const int groups = head + 1 == p.heads ? (there + 31) / 32 : there / 32;
+    for (int i = warp; i < groups; i += kWarps) {
+      const int at = i * 32 + lane;
+      float v = 0;
+      if (at < there) v = values[at];
+      FinishRows({.next = p.next}, t, group + i, p.heads * p.value_dim, v);
+    }
+    group += groups;
+    waiting = there - groups * 32;
+    if (head + 1 == min(first + together, p.heads)) return;
+    float v = 0;
+    if (thread < waiting) v = values[groups * 32 + thread];
+    __syncthreads();
+    if (thread < waiting) values[thread] = v;
   }
 }
 
 }  // namespace
 
 int MlaCombine(const cuda::MlaCombineParams& p, void* stream) {
-  const LaunchConfig config{.name = "mla_combine",
-                            .grid = dim3(static_cast<unsigned>(p.heads), static_cast<unsigned>(p.tokens)),
-                            .block = dim3(kThreads),
-                            .stream = stream};
+  const int together = HeadsTogether(p);
+  const LaunchConfig config{
+      .name = "mla_combine",
+      .grid = dim3(static_cast<unsigned>((p.heads + together - 1) / together), static_cast<unsigned>(p.tokens)),
+      .block = dim3(kThreads),
+      .stream = stream};
   return ForKvBFormat(p.kv_b.format, [&]<KvBFormat kFormat>() { return Launch(config, MlaCombineKernel<kFormat>, p); });
 }
 

@@ -72,7 +72,9 @@ struct MlaAppendParams {
 };
 
 // Takes queries into the latent space: out = [q_nope W_UK, rotated q_rope] * softmax_scale * log2(e), in BF16, zeros
-// where padded. The same launch appends the rows of `append` where append.tokens > 0.
+// where padded. The same launch appends the rows of `append` where append.tokens > 0, and multiplies compressed queries
+// by q_b_proj first where q_b.rows > 0 (up to kDecodeTokens tokens): queries have the bits that LinearParams gives
+// them.
 struct MlaAbsorbParams {
   int heads = 0;
   int nope_dim = 0;
@@ -81,7 +83,11 @@ struct MlaAbsorbParams {
   int rank = 0;
   float softmax_scale = 0;
   KvBMatrix kv_b;                  // [H (nope + value), rank]
-  const float* q = nullptr;        // [T, H, nope + rope], not rotated
+  const float* q = nullptr;        // [T, H, nope + rope], not rotated; null with q_b
+  Matrix q_b = {};                 // [H (nope + rope), compressed.cols]
+  Activations compressed = {};     // T rows, as in LinearParams
+  float* queries = nullptr;        // [T, H, nope + rope], scratch of q_b
+  uint32_t* done = nullptr;        // [T, H] counters of q_b, zero before their first use; left so
   const float* cos_sin = nullptr;  // [T, rope / 2, 2]
   int tokens = 0;
   uint16_t* latent_q = nullptr;  // [T, H, rank_padded + rope_padded]
@@ -114,10 +120,8 @@ struct MlaCombineParams {
   KvBMatrix kv_b;
   const float* mean = nullptr;
   const float* log_sum = nullptr;
-  float* y = nullptr;  // [T, H, value], or null
-  // The same as activations of o_proj, T rows of H value columns, or nothing. Only where value_dim is a multiple of 32:
-  // their groups do not go from head to head.
-  Activations next = {};
+  float* y = nullptr;     // [T, H, value], or null
+  Activations next = {};  // the same as activations of o_proj, T rows of H value columns, or nothing
 };
 
 // Keys and values of cached rows for heads [head_begin, head_begin + heads): latent W_UK, latent W_UV.

@@ -203,34 +203,103 @@ TEST_P(CudaLinear, ResultsBecomeNormedActivationsOfTheNextProduct) {
   }
 }
 
-// The last kernel of attention quantizes for o_proj as kernels().quantize would.
+// The last kernel of attention quantizes for o_proj as kernels().quantize would, and where a group of 32 goes from head
+// to head, too.
 TEST_P(CudaLinear, AttentionLeavesTheActivationsOfTheNextProduct) {
-  constexpr int kHeads = 3, kNope = 20, kValue = 64, kRank = 70, kTokens = 2;
-  const RandomMatrix kv_b = MakeRandomMatrix(FormatId::kBf16, kHeads * (kNope + kValue), kRank, 0.1f, 7);
-  for (const int planes : {0, 1, 2}) {
-    OnDevice on(GetParam());
-    float* const y = on.Zeros<float>(kTokens * kHeads * kValue);
-    const cuda::Activations next = on.MakeActivations(kTokens, kHeads * kValue, planes, planes == 0);
-    on.Run(on.kernels().mla_combine({.heads = kHeads,
-                                     .nope_dim = kNope,
-                                     .value_dim = kValue,
-                                     .rank = kRank,
-                                     .tokens = kTokens,
-                                     .splits = 1,
-                                     .kv_b = {.format = cuda::KvBFormat::kBf16, .tiles = on.Upload(kv_b).data},
-                                     .mean = on.Upload(RandomVector(kTokens * kHeads * kRank, 1, 3)),
-                                     .log_sum = on.Zeros<float>(kTokens * kHeads),
-                                     .y = y,
-                                     .next = next},
-                                    nullptr),
-           "mla_combine");
-    const std::vector<float> values = on.Download(y, kTokens * kHeads * kValue);
-    EXPECT_NE(values, std::vector<float>(values.size(), 0.0f));
-    const cuda::Activations expected = on.Quantized(values, kTokens, kHeads * kValue, planes);
-    EXPECT_EQ(on.Meaning(next, kTokens), on.Meaning(expected, kTokens)) << planes;
-    if (planes == 0) continue;
-    const int64_t sums = kTokens * kHeads * kValue / 16;
-    EXPECT_EQ(on.Download(next.sums, sums), on.Download(expected.sums, sums)) << planes;
+  constexpr int kNope = 20, kRank = 70, kTokens = 2;
+  struct Heads {
+    int heads, value;
+  };
+  for (const auto& [heads, value] : {Heads{3, 64}, {1, 32}, {1, 7}, {9, 28}, {5, 48}, {35, 1}, {2, 255}}) {
+    const RandomMatrix kv_b = MakeRandomMatrix(FormatId::kBf16, heads * (kNope + value), kRank, 0.1f, 7);
+    const int64_t width = heads * value;
+    for (const int planes : {0, 1, 2}) {
+      SCOPED_TRACE(testing::Message() << heads << " heads of " << value << " values, " << planes << " planes");
+      OnDevice on(GetParam());
+      float* const y = on.Zeros<float>(kTokens * width);
+      const cuda::Activations next = on.MakeActivations(kTokens, width, planes, planes == 0);
+      on.Run(on.kernels().mla_combine({.heads = heads,
+                                       .nope_dim = kNope,
+                                       .value_dim = value,
+                                       .rank = kRank,
+                                       .tokens = kTokens,
+                                       .splits = 1,
+                                       .kv_b = {.format = cuda::KvBFormat::kBf16, .tiles = on.Upload(kv_b).data},
+                                       .mean = on.Upload(RandomVector(kTokens * heads * kRank, 1, 3)),
+                                       .log_sum = on.Zeros<float>(kTokens * heads),
+                                       .y = y,
+                                       .next = next},
+                                      nullptr),
+             "mla_combine");
+      const std::vector<float> values = on.Download(y, kTokens * width);
+      EXPECT_NE(values, std::vector<float>(values.size(), 0.0f));
+      const cuda::Activations expected = on.Quantized(values, kTokens, width, planes);
+      EXPECT_EQ(on.Meaning(next, kTokens), on.Meaning(expected, kTokens));
+      if (planes == 0) {
+        const int64_t padded = kTokens * cuda::Padded(width);
+        EXPECT_EQ(on.Download(next.x, padded), on.Download(expected.x, padded)) << "with the padding";
+        continue;
+      }
+      const int64_t sums = kTokens * cuda::Groups(width) * 2;
+      EXPECT_EQ(on.Download(next.sums, sums), on.Download(expected.sums, sums));
+    }
+  }
+}
+
+// mla_absorb multiplies by q_b_proj itself: queries with the bits that linear gives them, wherever heads begin.
+TEST_P(CudaLinear, AbsorbedQueriesAreTheSameWithAndWithoutALaunchOfTheirOwn) {
+  constexpr int kValue = 8, kRank = 70, kLatent = 96, kTokens = 6;
+  struct Heads {
+    int heads, nope, rope;
+  };
+  for (const auto& [heads, nope, rope] : {Heads{2, 128, 64}, {1, 32, 16}, {5, 20, 6}, {3, 191, 64}}) {
+    const int width = nope + rope;
+    const RandomMatrix kv_b = MakeRandomMatrix(FormatId::kQ8G32, heads * (nope + kValue), kRank, 0.1f, 7);
+    for (const FormatId format : {FormatId::kQ8G32, FormatId::kQ5G32, FormatId::kBf16}) {
+      SCOPED_TRACE(testing::Message() << heads << " heads of " << nope << " + " << rope << ", "
+                                      << FormatOf(format).name);
+      const RandomMatrix q_b = MakeRandomMatrix(format, heads * width, kLatent, 0.1f, 8);
+      OnDevice on(GetParam());
+      const std::vector<float> norm = RandomVector(kLatent, 1, 2);
+      const cuda::Activations x = on.Quantized(RandomVector(kTokens * kLatent, 1, 3), kTokens, kLatent,
+                                               format == FormatId::kBf16 ? 0 : 1, on.Upload(norm), 1e-3f);
+      float* const q = on.Zeros<float>(kTokens * heads * width);
+      cuda::LinearParams p{.n_jobs = 1, .x = x, .tokens = kTokens};
+      p.jobs[0] = {.w = on.Upload(q_b), .out = {.y = q, .y_stride = heads * width}};
+      on.Run(on.kernels().linear(p, nullptr), "linear");
+      const int64_t latent = kTokens * heads * (80 + (rope + 15) / 16 * 16);
+      const cuda::Matrix up = on.Upload(kv_b);
+      cuda::MlaAbsorbParams absorb{.heads = heads,
+                                   .nope_dim = nope,
+                                   .rope_dim = rope,
+                                   .value_dim = kValue,
+                                   .rank = kRank,
+                                   .softmax_scale = 0.3f,
+                                   .kv_b = {.format = cuda::KvBFormat::kQ8G32,
+                                            .tiles = up.data,
+                                            .side = reinterpret_cast<const float*>(up.data + up.side_offset)},
+                                   .q = q,
+                                   .cos_sin = on.Upload(RandomVector(kTokens * rope, 1, 5)),
+                                   .tokens = kTokens,
+                                   .latent_q = on.Zeros<uint16_t>(latent),
+                                   .append = {}};
+      on.Run(on.kernels().mla_absorb(absorb, nullptr), "mla_absorb");
+      const std::vector<uint16_t> expected = on.Download(absorb.latent_q, latent);
+      EXPECT_NE(expected, std::vector<uint16_t>(expected.size(), 0));
+      absorb.q = nullptr;
+      absorb.q_b = p.jobs[0].w;
+      absorb.compressed = x;
+      absorb.queries = on.Zeros<float>(kTokens * heads * width);
+      absorb.done = on.Zeros<uint32_t>(kTokens * heads);
+      for (const int tokens : {1, 1, kTokens}) {
+        const int64_t part = latent / kTokens * tokens;
+        absorb.tokens = tokens;
+        absorb.latent_q = on.Zeros<uint16_t>(latent);
+        on.Run(on.kernels().mla_absorb(absorb, nullptr), "mla_absorb with q_b");
+        EXPECT_EQ(on.Download(absorb.latent_q, part), std::vector<uint16_t>(expected.begin(), expected.begin() + part))
+            << tokens << " tokens";
+      }
+    }
   }
 }
 

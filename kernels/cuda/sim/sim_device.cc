@@ -47,6 +47,7 @@ struct Event {
 // Of the launches of this thread.
 thread_local std::string last_error;
 std::atomic<uint64_t> damaged{0};
+std::atomic<uint64_t> launched{0};
 
 int RunOrCapture(void* stream, std::function<int()> work) {
   auto* const s = static_cast<Stream*>(stream);
@@ -202,6 +203,7 @@ void SimDevice::Free(void* p) {
 
 int Enqueue(const char* name, Dim3 grid, Dim3 block, size_t shared_bytes, void* stream, std::function<void()> body) {
   return RunOrCapture(stream, [=, body = std::move(body)] {
+    ++launched;
     std::string error = RunGrid(name, grid, block, shared_bytes, body);
     if (error.empty()) return 0;
     last_error = std::move(error);
@@ -212,5 +214,7 @@ int Enqueue(const char* name, Dim3 grid, Dim3 block, size_t shared_bytes, void* 
 std::unique_ptr<Device> OpenSimDevice(uint64_t total_bytes) { return std::make_unique<SimDevice>(total_bytes); }
 
 uint64_t DamagedAllocations() { return damaged; }
+
+uint64_t LaunchedKernels() { return launched; }
 
 }  // namespace kompakt::cuda_sim

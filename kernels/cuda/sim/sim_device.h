@@ -18,6 +18,9 @@ std::unique_ptr<Device> OpenSimDevice(uint64_t total_bytes);
 // Allocations that were found damaged when they were freed, since the program started.
 uint64_t DamagedAllocations();
 
+// Kernels that were run since the program started, those of graphs each time.
+uint64_t LaunchedKernels();
+
 extern const CudaKernels kCudaKernels;
 
 }  // namespace kompakt::cuda_sim
