@@ -22,7 +22,7 @@
 #include "tools/runtime_flags.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
-#include "validate/energy.h"
+#include "validate/answer_energy.h"
 
 namespace kompakt {
 namespace {
@@ -90,13 +90,14 @@ struct Timing {
   int64_t forward_tokens = 0;  // of the answer, that went through the model
   // Only with --ram.
   std::optional<ExpertCacheStats> prompt_experts, answer_experts;
-  std::optional<double> prompt_joules, answer_joules;
+  // Of thought and answer also together: each may be too short for a figure.
+  std::optional<double> prompt_joules, thought_joules, answer_joules, text_joules;
   std::string energy;  // what counted them, or why nothing did
 
   int64_t new_tokens() const { return thought_tokens + answer_tokens; }
   std::optional<double> JoulesPerToken() const {
-    if (!answer_joules.has_value() || new_tokens() == 0) return std::nullopt;
-    return *answer_joules / static_cast<double>(new_tokens());
+    if (!text_joules.has_value() || new_tokens() == 0) return std::nullopt;
+    return *text_joules / static_cast<double>(new_tokens());
   }
 };
 
@@ -244,6 +245,13 @@ class RunVerb : public Verb {
     return sampler.Next(out.logits, std::min(tokenizer.size(), std::ssize(out.logits)));
   }
 
+  // What the token after those that the splitter has seen goes on with.
+  static AnswerEnergy::Part PartOf(const AnswerSplitter& splitter) {
+    if (splitter.in_thought()) return AnswerEnergy::Part::kThought;
+    const bool begun = splitter.thought_tokens() + splitter.answer_tokens() > 0;
+    return begun ? AnswerEnergy::Part::kAnswer : AnswerEnergy::Part::kUnknown;
+  }
+
   absl::StatusOr<ExitCode> Generate(Session& session, const Tokenizer& tokenizer, Sampler& sampler,
                                     const std::vector<int32_t>& prompt_ids) {
     static constexpr ChatFamily kPlainText = {"plain text", "", "", nullptr, nullptr};
@@ -255,14 +263,14 @@ class RunVerb : public Verb {
 
     Timing timing;
     timing.prompt_tokens = static_cast<int64_t>(prompt_ids.size());
-    EnergyWatch energy(OpenEnergyMeter(session.model().options().device.get()));
+    AnswerEnergy energy{EnergyWatch(OpenEnergyMeter(session.model().options().device.get()))};
     const Clock::time_point start = Clock::now();
     KOMPAKT_ASSIGN_OR_RETURN(int32_t next, NextToken(session, tokenizer, sampler, prompt_ids));
     timing.prompt_seconds = SecondsSince(start);
     ExpertCache* const experts = session.model().weights().experts();
     if (experts != nullptr) timing.prompt_experts = experts->stats();
-    timing.prompt_joules = energy.Joules();
-    energy.Restart();
+    energy.PromptEnds();
+    energy.Continues(PartOf(splitter));
 
     const StopsByItself stops_by_itself;  // from here on there is an answer to finish
     std::vector<int32_t> generated;
@@ -281,6 +289,7 @@ class RunVerb : public Verb {
       }
       generated.push_back(id);
       open = printer.Print(splitter.Next(id));
+      energy.Continues(PartOf(splitter));
       if (session.position() >= session.max_tokens()) {
         stopped = "context full";
         break;
@@ -292,8 +301,12 @@ class RunVerb : public Verb {
     timing.answer_seconds = SecondsSince(answer_start);
     if (experts != nullptr) timing.answer_experts = experts->stats().Since(*timing.prompt_experts);
     timing.forward_tokens = session.position() - timing.prompt_tokens;
-    timing.answer_joules = energy.Joules();
-    timing.energy = energy.why_not().empty() ? energy.what() : absl::StrCat("not measured: ", energy.why_not());
+    energy.Ends();
+    timing.prompt_joules = energy.prompt();
+    timing.thought_joules = energy.thought();
+    timing.answer_joules = energy.answer();
+    timing.text_joules = energy.text();
+    timing.energy = energy.Description();
     timing.thought_tokens = splitter.thought_tokens();
     timing.answer_tokens = splitter.answer_tokens();
     printer.Finish();
@@ -319,6 +332,8 @@ class RunVerb : public Verb {
                                    {"prompt_tokens_per_second", PerSecond(timing.prompt_tokens, timing.prompt_seconds)},
                                    {"tokens_per_second", PerSecond(timing.new_tokens(), timing.answer_seconds)},
                                    {"prompt_joules", number(timing.prompt_joules)},
+                                   {"thought_joules", number(timing.thought_joules)},
+                                   {"answer_joules", number(timing.answer_joules)},
                                    {"joules_per_token", number(timing.JoulesPerToken())},
                                    {"energy", timing.energy},
                                    {"peak_memory_bytes", PeakMemoryBytes()}};
@@ -342,7 +357,13 @@ class RunVerb : public Verb {
     std::string energy;
     if (timing.prompt_joules.has_value())
       absl::StrAppendFormat(&energy, "%.1f J for the prompt, ", *timing.prompt_joules);
-    if (per_token.has_value()) absl::StrAppendFormat(&energy, "%.3f J per token of the answer; ", *per_token);
+    const auto part = [&](const char* name, std::optional<double> joules) {
+      if (joules.has_value() && timing.thought_tokens > 0)
+        absl::StrAppendFormat(&energy, "%.1f J for the %s, ", *joules, name);
+    };
+    part("thought", timing.thought_joules);
+    part("answer", timing.answer_joules);
+    if (per_token.has_value()) absl::StrAppendFormat(&energy, "%.3f J per token; ", *per_token);
     PrintNotice(absl::StrCat("energy   ", energy, timing.energy));
     if (!timing.prompt_experts.has_value()) return;
     PrintNoticeLines(ExpertLine("experts of the prompt", *timing.prompt_experts, timing.prompt_tokens));

@@ -100,40 +100,50 @@ absl::StatusOr<std::unique_ptr<EnergyMeter>> OpenRapl(const std::string& folder)
   return std::make_unique<Rapl>(std::move(zones));
 }
 
-EnergyWatch::EnergyWatch(absl::StatusOr<std::unique_ptr<EnergyMeter>> meter) {
+EnergyWatch::EnergyWatch(absl::StatusOr<std::unique_ptr<EnergyMeter>> meter, Clock clock) : clock_(std::move(clock)) {
   if (meter.ok()) {
     meter_ = *std::move(meter);
-    Restart();
   } else {
     why_not_ = std::string(meter.status().message());
   }
+  Restart();
 }
 
-std::optional<double> EnergyWatch::Count() {
-  if (meter_ == nullptr) return std::nullopt;
+double EnergyWatch::Count() {
+  if (meter_ == nullptr) return 0;
   const absl::StatusOr<double> joules = meter_->Joules();
   if (joules.ok()) return *joules;
   why_not_ = std::string(joules.status().message());
   meter_ = nullptr;
-  return std::nullopt;
+  return 0;
 }
 
 void EnergyWatch::Restart() {
-  start_ = Count().value_or(0);
-  start_time_ = std::chrono::steady_clock::now();
+  start_ = Count();
+  start_time_ = clock_();
 }
 
-std::optional<double> EnergyWatch::Joules() {
-  const std::optional<double> now = Count();
-  if (!now.has_value()) return std::nullopt;
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_time_).count();
-  if (seconds < meter_->least_seconds()) {
+EnergyStretch EnergyWatch::Cut() {
+  const double joules = start_;
+  const auto time = start_time_;
+  Restart();
+  return {start_ - joules, std::chrono::duration<double>(start_time_ - time).count()};
+}
+
+std::optional<double> EnergyWatch::JoulesOf(const EnergyStretch& stretch) {
+  if (meter_ == nullptr) return std::nullopt;
+  if (stretch.seconds < meter_->least_seconds()) {
     why_not_ = absl::StrFormat("%s: %.0f s of work are needed at least, this took %.1f s", meter_->what(),
-                               meter_->least_seconds(), seconds);
+                               meter_->least_seconds(), stretch.seconds);
     return std::nullopt;
   }
   why_not_.clear();
-  return *now - start_;
+  return stretch.joules;
+}
+
+std::optional<double> EnergyWatch::Joules() {
+  const double now = Count();
+  return JoulesOf({now - start_, std::chrono::duration<double>(clock_() - start_time_).count()});
 }
 
 }  // namespace kompakt

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -31,24 +32,43 @@ class EnergyMeter {
 // system shows them; tests have one of their own.
 absl::StatusOr<std::unique_ptr<EnergyMeter>> OpenRapl(const std::string& folder = "/sys/class/powercap");
 
+// A piece of work, or several added up.
+struct EnergyStretch {
+  double joules = 0;
+  double seconds = 0;
+  EnergyStretch& operator+=(const EnergyStretch& other) {
+    joules += other.joules;
+    seconds += other.seconds;
+    return *this;
+  }
+};
+
 // The joules of a stretch of work, or why nobody knows.
 class EnergyWatch {
  public:
-  // Begins to count.
-  explicit EnergyWatch(absl::StatusOr<std::unique_ptr<EnergyMeter>> meter = OpenRapl());
+  using Clock = std::function<std::chrono::steady_clock::time_point()>;
+  // Begins to count. `clock`: tests have one of their own.
+  explicit EnergyWatch(absl::StatusOr<std::unique_ptr<EnergyMeter>> meter = OpenRapl(),
+                       Clock clock = std::chrono::steady_clock::now);
 
-  // Since the last call of Restart, or since the beginning; nothing where it is not measured.
+  // Since the last call of Restart or Cut, or since the beginning; nothing where it is not measured.
   std::optional<double> Joules();
   void Restart();
-  // Why the last Joules gave nothing; empty when it did.
+  // The same stretch, and begins the next one. Joules says nothing of short ones: pieces of the same kind are added up
+  // first, and JoulesOf says whether there is enough of them.
+  EnergyStretch Cut();
+  std::optional<double> JoulesOf(const EnergyStretch& stretch);
+  // Why the last Joules or JoulesOf gave nothing; empty when it did.
   const std::string& why_not() const { return why_not_; }
   // EnergyMeter::what, or empty.
   std::string what() const { return meter_ == nullptr ? "" : meter_->what(); }
 
  private:
-  std::optional<double> Count();
+  // Of the meter, which is gone when that fails.
+  double Count();
 
   std::unique_ptr<EnergyMeter> meter_;
+  Clock clock_;
   std::string why_not_;
   double start_ = 0;
   std::chrono::steady_clock::time_point start_time_;
