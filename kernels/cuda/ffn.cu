@@ -112,14 +112,18 @@ int LaunchGateUp(const cuda::ExpertFfnParams& p, void* stream) {
                 GateUpKernel<kTokens>, p);
 }
 
+// The rule of LinearParams. Gate and up by different rules are left to the kernels of few tokens.
+bool TakesCodes(const cuda::Matrix& w, const cuda::Activations& x) {
+  return x.planes > 0 && DeviceFormats::IsInteger(w.format);
+}
+
 }  // namespace
 
 int Ffn(const cuda::FfnParams& p, void* stream) {
-  const bool many = p.tokens > cuda::kDecodeTokens && p.x.planes > 0 && DeviceFormats::IsInteger(p.w.gate.format) &&
-                    DeviceFormats::IsInteger(p.w.up.format);
+  const bool codes = TakesCodes(p.w.gate, p.x);
   int code = 0;
-  if (many) {
-    code = GateUpOfMany(p, stream);
+  if (p.tokens > cuda::kDecodeTokens && codes == TakesCodes(p.w.up, p.x)) {
+    code = GateUpOfMany(p, codes, stream);
   } else {
     // A dense FFN is a shared expert without routed ones.
     const cuda::ExpertFfnParams dense{.shared = p.w, .x = p.x, .tokens = p.tokens, .shared_inner = p.inner};
@@ -132,10 +136,8 @@ int Ffn(const cuda::FfnParams& p, void* stream) {
 }
 
 int ExpertFfn(const cuda::ExpertFfnParams& p, void* stream) {
-  const bool many = p.tokens > cuda::kDecodeTokens && p.x.planes > 0 && p.inner.planes > 0 &&
-                    DeviceFormats::IsInteger(p.routed.gate.format) && DeviceFormats::IsInteger(p.routed.up.format) &&
-                    DeviceFormats::IsInteger(p.routed.down.format);
-  if (many) {
+  const bool codes = TakesCodes(p.routed.gate, p.x);
+  if (p.tokens > cuda::kDecodeTokens && codes == TakesCodes(p.routed.up, p.x)) {
     float* shared = nullptr;
     if (p.shared.gate.rows > 0) {
       shared = SharedResults(p);
@@ -147,7 +149,7 @@ int ExpertFfn(const cuda::ExpertFfnParams& p, void* stream) {
                                 .out = {.y = shared, .y_stride = p.shared.down.rows}};
       if (const int code = Ffn(ffn, stream); code != 0) return code;
     }
-    return ExpertFfnOfMany(p, shared, stream);
+    return ExpertFfnOfMany(p, codes, TakesCodes(p.routed.down, p.inner), shared, stream);
   }
   if (const int code = LaunchGateUp<1>(p, stream); code != 0) return code;
   const unsigned slots = static_cast<unsigned>(p.k) + (p.shared.gate.rows > 0 ? 1 : 0);

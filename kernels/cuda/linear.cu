@@ -148,7 +148,7 @@ int LaunchDecode(const cuda::LinearParams& p, void* stream, const char* name, co
 int Linear(const cuda::LinearParams& p, void* stream) {
   if (p.tokens == 1) return LaunchLinear<1>(p, stream);
   if (p.tokens <= cuda::kDecodeTokens) return LaunchLinear<kChunk>(p, stream);
-  // Matrices over tensor cores and the others are two launches.
+  // Products of codes and of floats are two launches.
   cuda::LinearParams floats = p, codes = p;
   floats.n_jobs = codes.n_jobs = 0;
   for (int i = 0; i < p.n_jobs; ++i) {
@@ -156,9 +156,9 @@ int Linear(const cuda::LinearParams& p, void* stream) {
     to.jobs[to.n_jobs++] = p.jobs[i];
   }
   if (codes.n_jobs > 0) {
-    if (const int code = LinearOfMany(codes, stream); code != 0) return code;
+    if (const int code = LinearOfMany(codes, true, stream); code != 0) return code;
   }
-  return floats.n_jobs > 0 ? LaunchLinear<kChunk>(floats, stream) : 0;
+  return floats.n_jobs > 0 ? LinearOfMany(floats, false, stream) : 0;
 }
 
 int Route(const cuda::RouteParams& p, void* stream) {

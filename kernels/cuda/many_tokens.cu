@@ -1,10 +1,23 @@
 #include "kernels/cuda/gated.cuh"
 #include "kernels/cuda/many_tokens.cuh"
 #include "kernels/cuda/rows_out.cuh"
-#include "kernels/cuda/tile_products.cuh"
+#include "kernels/cuda/tile_floats.cuh"
 
 namespace kompakt::KOMPAKT_BACKEND {
 namespace {
+
+// kCodes: products of integer codes; else of F32.
+template <bool kCodes>
+inline constexpr int kPool = kCodes ? kPoolBytes : kFloatPoolBytes;
+
+template <bool kCodes>
+KOMPAKT_DEVICE void MultiplyMany(const Products& p, SharedPtr<const int> rows, SharedPtr<uint8_t> pool) {
+  if constexpr (kCodes) {
+    MultiplyTiles(p, rows, pool);
+  } else {
+    MultiplyFloatTiles(p, rows, pool);
+  }
+}
 
 KOMPAKT_DEVICE int CeilDiv(int a, int b) { return (a + b - 1) / b; }
 
@@ -31,8 +44,9 @@ KOMPAKT_DEVICE TokenTile ConsecutiveTokens(int tile, int64_t tokens) {
 }
 
 // A piece of work is 64 rows of a job times 64 tokens; token tiles of the same rows follow each other.
+template <bool kCodes>
 __global__ void __launch_bounds__(kManyThreads) LinearOfManyKernel(const cuda::LinearParams p) {
-  KOMPAKT_SHARED(uint8_t, pool, kPoolBytes);
+  KOMPAKT_SHARED(uint8_t, pool, kPool<kCodes>);
   KOMPAKT_SHARED(int, rows, kManyTokens);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int token_tiles = static_cast<int>((p.tokens + kManyTokens - 1) / kManyTokens);
@@ -46,8 +60,8 @@ __global__ void __launch_bounds__(kManyThreads) LinearOfManyKernel(const cuda::L
     const TokenTile tile = ConsecutiveTokens(piece % token_tiles, p.tokens);
     StoreRows(tile, 1, rows);
     const int row_tile = row_block * kManyWarps + warp;
-    MultiplyTiles({.w = w, .row_tile = row_tile, .rows = row_tile * 16 < w.rows, .x = p.x, .tokens = tile.tokens}, rows,
-                  pool);
+    MultiplyMany<kCodes>(
+        {.w = w, .row_tile = row_tile, .rows = row_tile * 16 < w.rows, .x = p.x, .tokens = tile.tokens}, rows, pool);
     const auto results = SharedCast<const float>(SharedPtr<const uint8_t>(pool));
     for (int i = warp; i < tile.tokens; i += kManyWarps) {
       const float factor = NormFactor(p.x, tile.first + i);
@@ -63,18 +77,19 @@ __global__ void __launch_bounds__(kManyThreads) LinearOfManyKernel(const cuda::L
 }
 
 // silu(gate x) * (up x) of 32 rows: warps 0 and 1 multiply by gate, 2 and 3 by up.
+template <bool kCodes>
 KOMPAKT_DEVICE void GateUpPiece(const cuda::Matrix& gate, const cuda::Matrix& up, int block, const TokenTile& tile,
                                 int per_row, const cuda::Activations& x, const cuda::Activations& inner,
                                 SharedPtr<int> rows, SharedPtr<uint8_t> pool) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   StoreRows(tile, per_row, rows);
   const int row_tile = block * 2 + warp % 2;
-  MultiplyTiles({.w = Either(warp < 2, gate, up),
-                 .row_tile = row_tile,
-                 .rows = row_tile * 16 < gate.rows,
-                 .x = x,
-                 .tokens = tile.tokens},
-                rows, pool);
+  MultiplyMany<kCodes>({.w = Either(warp < 2, gate, up),
+                        .row_tile = row_tile,
+                        .rows = row_tile * 16 < gate.rows,
+                        .x = x,
+                        .tokens = tile.tokens},
+                       rows, pool);
   const auto results = SharedCast<const float>(SharedPtr<const uint8_t>(pool));
   for (int i = warp; i < tile.tokens; i += kManyWarps) {
     const int64_t slot = tile.Slot(i);
@@ -86,14 +101,15 @@ KOMPAKT_DEVICE void GateUpPiece(const cuda::Matrix& gate, const cuda::Matrix& up
   __syncthreads();
 }
 
+template <bool kCodes>
 __global__ void __launch_bounds__(kManyThreads) GateUpOfManyKernel(const cuda::FfnParams p) {
-  KOMPAKT_SHARED(uint8_t, pool, kPoolBytes);
+  KOMPAKT_SHARED(uint8_t, pool, kPool<kCodes>);
   KOMPAKT_SHARED(int, rows, kManyTokens);
   const int token_tiles = static_cast<int>((p.tokens + kManyTokens - 1) / kManyTokens);
   const int pieces = CeilDiv(p.w.gate.rows, 32) * token_tiles;
   for (int piece = static_cast<int>(blockIdx.x); piece < pieces; piece += static_cast<int>(gridDim.x)) {
-    GateUpPiece(p.w.gate, p.w.up, piece / token_tiles, ConsecutiveTokens(piece % token_tiles, p.tokens), 1, p.x,
-                p.inner, rows, pool);
+    GateUpPiece<kCodes>(p.w.gate, p.w.up, piece / token_tiles, ConsecutiveTokens(piece % token_tiles, p.tokens), 1, p.x,
+                        p.inner, rows, pool);
   }
 }
 
@@ -183,8 +199,9 @@ KOMPAKT_DEVICE int TakePiece(unsigned* next, SharedPtr<int> piece) {
   return taken;
 }
 
+template <bool kCodes>
 __global__ void __launch_bounds__(kManyThreads) ExpertGateUpKernel(const cuda::ExpertFfnParams p) {
-  KOMPAKT_SHARED(uint8_t, pool, kPoolBytes);
+  KOMPAKT_SHARED(uint8_t, pool, kPool<kCodes>);
   KOMPAKT_SHARED(int, rows, kManyTokens);
   KOMPAKT_SHARED(int, queue, 4);
   const ExpertPlan plan = PlanOf(p);
@@ -197,12 +214,13 @@ __global__ void __launch_bounds__(kManyThreads) ExpertGateUpKernel(const cuda::E
     cuda::Matrix gate = p.routed.gate, up = p.routed.up;
     gate.data = record + p.gate_offset;
     up.data = record + p.up_offset;
-    GateUpPiece(gate, up, piece % blocks, TileOfExpert(plan, expert, tile), p.k, p.x, p.inner, rows, pool);
+    GateUpPiece<kCodes>(gate, up, piece % blocks, TileOfExpert(plan, expert, tile), p.k, p.x, p.inner, rows, pool);
   }
 }
 
+template <bool kCodes>
 __global__ void __launch_bounds__(kManyThreads) ExpertDownOfManyKernel(const cuda::ExpertFfnParams p) {
-  KOMPAKT_SHARED(uint8_t, pool, kPoolBytes);
+  KOMPAKT_SHARED(uint8_t, pool, kPool<kCodes>);
   KOMPAKT_SHARED(int, rows, kManyTokens);
   KOMPAKT_SHARED(int, queue, 4);
   const ExpertPlan plan = PlanOf(p);
@@ -218,7 +236,7 @@ __global__ void __launch_bounds__(kManyThreads) ExpertDownOfManyKernel(const cud
     down.data = RecordOf(p, expert) + p.down_offset;
     StoreRows(tile, 1, rows);
     const int row_tile = row_block * kManyWarps + warp;
-    MultiplyTiles(
+    MultiplyMany<kCodes>(
         {.w = down, .row_tile = row_tile, .rows = row_tile * 16 < hidden, .x = p.inner, .tokens = tile.tokens}, rows,
         pool);
     const auto results = SharedCast<const float>(SharedPtr<const uint8_t>(pool));
@@ -264,7 +282,7 @@ int64_t TokenTiles(int64_t tokens) { return (tokens + kManyTokens - 1) / kManyTo
 
 }  // namespace
 
-int LinearOfMany(const cuda::LinearParams& p, void* stream) {
+int LinearOfMany(const cuda::LinearParams& p, bool codes, void* stream) {
   int64_t pieces = 0;
   for (int i = 0; i < p.n_jobs; ++i) {
     pieces += (p.jobs[i].w.rows + kManyRows - 1) / kManyRows * TokenTiles(p.tokens);
@@ -273,21 +291,21 @@ int LinearOfMany(const cuda::LinearParams& p, void* stream) {
                  .grid = dim3(Persistent(pieces, p.blocks)),
                  .block = dim3(kManyThreads),
                  .stream = stream},
-                LinearOfManyKernel, p);
+                codes ? LinearOfManyKernel<true> : LinearOfManyKernel<false>, p);
 }
 
-int GateUpOfMany(const cuda::FfnParams& p, void* stream) {
+int GateUpOfMany(const cuda::FfnParams& p, bool codes, void* stream) {
   const int64_t pieces = cuda::Groups(p.w.gate.rows) * TokenTiles(p.tokens);
   return Launch({.name = "gate_up_of_many",
                  .grid = dim3(Persistent(pieces, p.blocks)),
                  .block = dim3(kManyThreads),
                  .stream = stream},
-                GateUpOfManyKernel, p);
+                codes ? GateUpOfManyKernel<true> : GateUpOfManyKernel<false>, p);
 }
 
 float* SharedResults(const cuda::ExpertFfnParams& p) { return PlanOf(p).results + p.tokens * p.k * p.routed.down.rows; }
 
-int ExpertFfnOfMany(const cuda::ExpertFfnParams& p, const float* shared, void* stream) {
+int ExpertFfnOfMany(const cuda::ExpertFfnParams& p, bool codes, bool down_codes, const float* shared, void* stream) {
   int code =
       Launch({.name = "sort_by_expert", .grid = dim3(1), .block = dim3(256), .stream = stream}, SortByExpertKernel, p);
   if (code != 0) return code;
@@ -297,14 +315,14 @@ int ExpertFfnOfMany(const cuda::ExpertFfnParams& p, const float* shared, void* s
                  .grid = dim3(Persistent(tiles * cuda::Groups(p.routed.gate.rows), p.blocks)),
                  .block = dim3(kManyThreads),
                  .stream = stream},
-                ExpertGateUpKernel, p);
+                codes ? ExpertGateUpKernel<true> : ExpertGateUpKernel<false>, p);
   if (code != 0) return code;
   const int hidden = p.routed.down.rows;
   code = Launch({.name = "expert_down_of_many",
                  .grid = dim3(Persistent(tiles * ((hidden + kManyRows - 1) / kManyRows), p.blocks)),
                  .block = dim3(kManyThreads),
                  .stream = stream},
-                ExpertDownOfManyKernel, p);
+                down_codes ? ExpertDownOfManyKernel<true> : ExpertDownOfManyKernel<false>, p);
   if (code != 0) return code;
   return Launch({.name = "combine",
                  .grid = dim3(static_cast<unsigned>((p.tokens * cuda::Groups(hidden) + 7) / 8)),

@@ -170,11 +170,34 @@ KOMPAKT_DEVICE void AddGroup(const TileFragment& w, SharedPtr<const uint8_t> sta
   }
 }
 
+// results[token][16 warp + row] = acc times the factor of the row. With a barrier.
+KOMPAKT_DEVICE void StoreResults(const Products& p, const float (&acc)[kManyTokens / 8][4], SharedPtr<uint8_t> pool) {
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int g = lane / 4, t = lane % 4;
+  float factor[2] = {1, 1};
+  if (p.rows) {
+    DeviceFormats::With(p.w.format, [&](auto format) {
+      using F = decltype(format);
+      const auto* const side = reinterpret_cast<const float*>(p.w.data + p.w.side_offset);
+      factor[0] = RowFactor<F>(side, p.row_tile * 16 + g);
+      factor[1] = RowFactor<F>(side, p.row_tile * 16 + g + 8);
+    });
+  }
+  const auto results = SharedCast<float>(pool);
+  KOMPAKT_UNROLL
+  for (int n = 0; n < kManyTokens / 8; ++n) {
+    KOMPAKT_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      results[(n * 8 + t * 2 + i % 2) * kResultStride + warp * 16 + g + i / 2 * 8] = acc[n][i] * factor[i / 2];
+    }
+  }
+  __syncthreads();
+}
+
 // results[token][16 warp + row] = w x. `rows`: rows of x of all kManyTokens tokens, the last one again where there are
 // fewer; written before a barrier. All threads of the block call this; the results are there when it returns.
 KOMPAKT_DEVICE void MultiplyTiles(const Products& p, SharedPtr<const int> rows, SharedPtr<uint8_t> pool) {
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int g = lane / 4, t = lane % 4;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
   const int col_tiles = (p.w.cols + 31) / 32;
   const int stages = (col_tiles + kStageTiles - 1) / kStageTiles;
   const int tile_bytes = DeviceFormats::TileBytes(p.w.format);
@@ -212,24 +235,7 @@ KOMPAKT_DEVICE void MultiplyTiles(const Products& p, SharedPtr<const int> rows, 
     // The stage is filled again two steps later, behind this.
     __syncthreads();
   }
-  float factor[2] = {1, 1};
-  if (p.rows) {
-    DeviceFormats::With(p.w.format, [&](auto format) {
-      using F = decltype(format);
-      const auto* const side = reinterpret_cast<const float*>(p.w.data + p.w.side_offset);
-      factor[0] = RowFactor<F>(side, p.row_tile * 16 + g);
-      factor[1] = RowFactor<F>(side, p.row_tile * 16 + g + 8);
-    });
-  }
-  const auto results = SharedCast<float>(pool);
-  KOMPAKT_UNROLL
-  for (int n = 0; n < kManyTokens / 8; ++n) {
-    KOMPAKT_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      results[(n * 8 + t * 2 + i % 2) * kResultStride + warp * 16 + g + i / 2 * 8] = acc[n][i] * factor[i / 2];
-    }
-  }
-  __syncthreads();
+  StoreResults(p, acc, pool);
 }
 
 }  // namespace kompakt::KOMPAKT_BACKEND

@@ -332,7 +332,8 @@ TEST_P(CudaFfn, ExpertsAreAddedUpWithTheirWeights) {
   constexpr Case kCases[] = {{FormatId::kQ4G16, FormatId::kQ4G32, FormatId::kQ6G32, 1},
                              {FormatId::kQ2G32, FormatId::kQ5G32, FormatId::kQ8G32, 2},
                              {FormatId::kMxfp4, FormatId::kMxfp4, FormatId::kQ8G32, 0},
-                             {FormatId::kBf16, FormatId::kBf16, FormatId::kBf16, 0}};
+                             {FormatId::kBf16, FormatId::kBf16, FormatId::kBf16, 0},
+                             {FormatId::kFp8B128, FormatId::kF32, FormatId::kF16, 0}};
   for (const Case& c : kCases) {
     for (const int64_t tokens : {1, 2, 17}) {
       for (const int missing : {-1, 2}) {

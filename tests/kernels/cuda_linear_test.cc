@@ -50,7 +50,6 @@ TEST_P(CudaLinear, EveryFormatGivesTheExactProductOfWhatTheCodesMean) {
       const RandomMatrix w = MakeRandomMatrix(format.id, shape.rows, shape.cols, 0.1f, 7);
       for (int planes = 0; planes <= (TakesCodes(format.id) ? 2 : 0); ++planes) {
         for (const int64_t tokens : {1, 5, 17}) {
-          if (tokens > 8 && planes == 0 && shape.rows != 33) continue;  // the kernel of up to 8, in chunks
           SCOPED_TRACE(testing::Message() << format.name << " " << shape.rows << " x " << shape.cols << ", " << tokens
                                           << " tokens, " << planes << " planes");
           OnDevice on(GetParam());
