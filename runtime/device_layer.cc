@@ -185,6 +185,11 @@ cuda::MlaAppendParams DeviceLayers::Append(const Step& step, const DeviceLayer& 
           .cache = caches_[layer]};
 }
 
+absl::Status DeviceLayers::AppendRows(const Step& step, int64_t layer) const {
+  return device_.LaunchStatus(device_.kernels().mla_append(Append(step, LayerAt(layer), layer), step.stream),
+                              "mla_append");
+}
+
 absl::Status DeviceLayers::AttendFew(const Step& step, const DeviceLayer& w, int64_t layer) const {
   const MlaSpec& mla = arch_.mla();
   const auto heads = static_cast<int>(mla.num_attention_heads());

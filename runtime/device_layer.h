@@ -50,6 +50,8 @@ class DeviceLayers {
 
   // scratch.input's x -> residual, and the activations of layer `first`.
   absl::Status Begin(const Step& step, int64_t first) const;
+  // scratch.kv_a's rows into the cache of a layer; no part of a step.
+  absl::Status AppendRows(const Step& step, int64_t layer) const;
   // Attention of a layer, added to the residual stream; leaves the activations of its FFN.
   absl::Status Attention(const Step& step, int64_t layer) const;
   // scratch.router_ids, router_weights, router_scores.

@@ -12,6 +12,7 @@
 #include "runtime/device_target.h"
 #include "runtime/expert_uploads.h"
 #include "runtime/host_part.h"
+#include "runtime/random_rows.h"
 #include "runtime/session_checks.h"
 
 namespace kompakt {
@@ -71,9 +72,7 @@ class DeviceSession : public Session {
     return absl::OkStatus();
   }
 
-  absl::Status AppendRandomRows(int64_t /*tokens*/) override {
-    return absl::UnimplementedError("rows of random values are only for sessions on the CPU");
-  }
+  absl::Status AppendRandomRows(int64_t tokens) override;
 
   absl::StatusOr<Output> Forward(absl::Span<const int32_t> ids, Logits logits, ForwardTrace* trace,
                                  const ForwardTrace* routing) override {
@@ -192,6 +191,35 @@ absl::StatusOr<std::unique_ptr<DeviceSession>> DeviceSession::Create(std::shared
   session->layers_ =
       std::make_unique<DeviceLayers>(*model, *session->device_model_, session->scratch_, session->caches_.data());
   return session;
+}
+
+// The device writes a few rows, in its own form, and copies them.
+absl::Status DeviceSession::AppendRandomRows(int64_t tokens) {
+  KOMPAKT_RETURN_IF_ERROR(CheckRoom(tokens, position_, max_tokens_));
+  if (tokens == 0) return absl::OkStatus();
+  const MlaSpec& mla = model_->arch().mla();
+  const int64_t n = std::min({tokens, kRandomRows, scratch_.tokens()});
+  const std::vector<float> rows = RandomRows(mla.kv_lora_rank() + mla.qk_rope_head_dim());
+  KOMPAKT_RETURN_IF_ERROR(Copy(scratch_.kv_a, rows.data(), n * (mla.kv_lora_rank() + mla.qk_rope_head_dim())));
+  uint8_t* const host = host_side_.input.as<uint8_t>();
+  const DeviceScratch::Input input = DeviceScratch::InputAt(host, model_->arch(), n);
+  *input.position = static_cast<int32_t>(position_);
+  model_->binding().rope.Fill(position_, n, input.cos_sin);
+  KOMPAKT_RETURN_IF_ERROR(
+      device_.Copy(scratch_.input, host, DeviceScratch::InputBytes(model_->arch(), n), stream_.get()));
+  for (int64_t l = device_model_->placement().first_device_layer; l < layer_count(); ++l) {
+    KOMPAKT_RETURN_IF_ERROR(layers_->AppendRows({.stream = stream_.get(), .tokens = n, .position = position_}, l));
+    const cuda::DeviceLatentCache& cache = caches_[static_cast<size_t>(l)];
+    uint8_t* const first = cache.data + position_ * cache.row_bytes();
+    for (int64_t there = n; there < tokens; there *= 2) {
+      const auto bytes = static_cast<uint64_t>(std::min(there, tokens - there) * cache.row_bytes());
+      KOMPAKT_RETURN_IF_ERROR(device_.Copy(first + there * cache.row_bytes(), first, bytes, stream_.get()));
+    }
+  }
+  host_->AppendRandomRows(position_, tokens);
+  KOMPAKT_RETURN_IF_ERROR(device_.Synchronize(stream_.get()));
+  position_ += tokens;
+  return absl::OkStatus();
 }
 
 absl::Status DeviceSession::QueueLayers(const Step& step, const Walk& walk) {

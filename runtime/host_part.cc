@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "format/status.h"
+#include "runtime/random_rows.h"
 #include "runtime/session_checks.h"
 
 namespace kompakt {
@@ -66,6 +67,10 @@ absl::Status HostPart::RunOwnLayer(int64_t layer, int64_t position, int64_t toke
                caches_[static_cast<size_t>(layer)], position, tokens, a_, frozen, nullptr, model_->options().act);
   if (!run.ok()) return WithContext(run, absl::StrCat(model_->weights().origin(), ": layer ", layer));
   return CheckFiniteStates(*model_, context_, a_.x, tokens, position, absl::StrCat("layer ", layer));
+}
+
+void HostPart::AppendRandomRows(int64_t position, int64_t tokens) {
+  for (const LayerCache& cache : caches_) StoreRandomRows(cache, position, tokens, context_);
 }
 
 absl::Status HostPart::Experts(int64_t layer, const float* x, int64_t tokens, const int32_t* ids, const float* weights,

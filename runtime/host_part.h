@@ -28,6 +28,8 @@ class HostPart {
   absl::Status Embed(absl::Span<const int32_t> ids, int64_t position);
   // One of the first layers on a.x; kDataLoss where the result is not finite.
   absl::Status RunOwnLayer(int64_t layer, int64_t position, int64_t tokens, const FrozenRouting& frozen);
+  // Rows of random values in the caches of those layers.
+  void AppendRandomRows(int64_t position, int64_t tokens);
   // y <- the routed experts ids[T, k] with weights[T, k], over the RMSNorm of the residual stream `x` [T, h].
   absl::Status Experts(int64_t layer, const float* x, int64_t tokens, const int32_t* ids, const float* weights,
                        int64_t k, float* y);

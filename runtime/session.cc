@@ -7,11 +7,11 @@
 #include "format/arch_spec.h"
 #include "format/device_error.h"
 #include "format/status.h"
-#include "kernels/random_tiles.h"
 #include "runtime/device_session.h"
 #include "runtime/device_target.h"
 #include "runtime/footprint.h"
 #include "runtime/layer.h"
+#include "runtime/random_rows.h"
 #include "runtime/session_checks.h"
 
 namespace kompakt {
@@ -85,24 +85,10 @@ class CpuSession : public Session {
 
 absl::Status CpuSession::AppendRandomRows(int64_t tokens) {
   KOMPAKT_RETURN_IF_ERROR(CheckRoom(tokens, position_, max_tokens_));
-  // Prime, so that blocks of rows differ.
-  constexpr int64_t kDistinct = 61;
-  const LayerCache first = CacheOf(0, 0);
-  const int64_t width = first.latent.width();
-  const int64_t dim = first.index.dim;
-  std::vector<float> rows(static_cast<size_t>(kDistinct * std::max(width, dim)));
-  FillNormal(1, 1, absl::MakeSpan(rows));
   int64_t index_layer = 0;
   for (int64_t l = 0; l < std::ssize(model_->binding().layers); ++l) {
-    const LayerCache cache = CacheOf(l, index_layer);
-    const bool indexed = model_->binding().layers[static_cast<size_t>(l)].has_indexer;
-    index_layer += indexed ? 1 : 0;
-    context_.RunPieces(tokens, 64, [&](int64_t begin, int64_t end, int /*thread*/) {
-      for (int64_t t = begin; t < end; ++t) {
-        StoreLatentRow(cache.latent, position_ + t, rows.data() + t % kDistinct * width);
-        if (indexed) StoreIndexKey(cache.index, position_ + t, rows.data() + t % kDistinct * dim);
-      }
-    });
+    StoreRandomRows(CacheOf(l, index_layer), position_, tokens, context_);
+    index_layer += model_->binding().layers[static_cast<size_t>(l)].has_indexer ? 1 : 0;
   }
   position_ += tokens;
   return absl::OkStatus();

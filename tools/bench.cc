@@ -7,9 +7,11 @@
 #include "format/status.h"
 #include "kernels/kernel_set.h"
 #include "kernels/probe.h"
+#include "runtime/device_target.h"
 #include "runtime/footprint.h"
 #include "tools/bench_model.h"
 #include "tools/bench_ops.h"
+#include "tools/device_flags.h"
 #include "tools/json_text.h"
 #include "tools/model_input.h"
 #include "tools/runtime_flags.h"
@@ -66,10 +68,14 @@ class BenchVerb : public Verb {
     app.add_flag("--list", list_, "With --ops: print which set supports which format, and measure nothing")->needs(ops);
     DeclareActivationFlag(app, flags_, "auto");
     DeclareCacheFlag(app, flags_.kv, "bf16");
+    DeclareDeviceFlags(app, flags_.device, "cpu");
   }
 
   absl::StatusOr<ExitCode> Run() override {
     if (repetitions_.value_or(1) < 1) return UsageError("-r must be at least 1, found ", *repetitions_);
+    if (ops_ && flags_.device.device != "cpu") {
+      return UsageError("--ops measures the CPU's kernels; expected --device cpu, found ", flags_.device.device);
+    }
     if (list_) {
       PrintAnswer(json_ ? JsonText(SupportJson()) : SupportTable());
       return kExitYes;
@@ -106,10 +112,12 @@ class BenchVerb : public Verb {
     return kExitYes;
   }
 
-  absl::StatusOr<ExitCode> RunModel(const std::vector<int>& threads) {
+  absl::StatusOr<ExitCode> RunModel(std::vector<int> threads) {
     KOMPAKT_ASSIGN_OR_RETURN(const std::vector<ModelTest> tests, Tests());
     KOMPAKT_ASSIGN_OR_RETURN(ModelOptions options, ResolveRuntimeFlags(flags_));
     options.threads = threads.back();
+    // Of the host's part, if there is one: nothing to compare.
+    if (options.device != nullptr) threads = {threads.back()};
     KOMPAKT_ASSIGN_OR_RETURN(options.kernels, BestKernelSet());
     std::shared_ptr<const WeightStore> weights;
     std::string description = model_;
@@ -126,13 +134,13 @@ class BenchVerb : public Verb {
       description = plan.description;
       tensor_bytes = plan.weight_bytes;
     }
-    const std::string energy = EnergyText();
-    const std::string head =
-        absl::StrCat(description, ": ", HumanCount(weights->schema().main_parameter_count()), " parameters, ",
-                     HumanBytes(tensor_bytes), "\nkernels ", options.kernels->name, "; products by ",
-                     NameOf(options.kernels->product), "; activations ", options.act.name(), "; cache ",
-                     CacheFormatName(options.cache_format), "\nenergy ", energy,
-                     "\nthe cache is filled with random rows up to the depth (@) of a test\n\n");
+    const std::string energy = EnergyText(options);
+    const std::string device = options.device == nullptr ? "cpu" : options.device->device->properties().name;
+    const absl::string_view cache = CacheNameOf(options);
+    const std::string head = absl::StrCat(description, ": ", HumanCount(weights->schema().main_parameter_count()),
+                                          " parameters, ", HumanBytes(tensor_bytes), "\n", KernelsText(options),
+                                          "; activations ", options.act.name(), "; cache ", cache, "\nenergy ", energy,
+                                          "\nthe cache is filled with random rows up to the depth (@) of a test\n\n");
     if (!json_) PrintAnswer(head + ModelTableHead());
     nlohmann::ordered_json results = nlohmann::ordered_json::array();
     const uint64_t total = tests.size() * threads.size();
@@ -150,10 +158,11 @@ class BenchVerb : public Verb {
     PrintAnswer(JsonText({{"model", description},
                           {"parameters", weights->schema().main_parameter_count()},
                           {"tensor_bytes", tensor_bytes},
+                          {"device", device},
                           {"kernels", options.kernels->name},
                           {"product", NameOf(options.kernels->product)},
                           {"act", options.act.name()},
-                          {"kv", CacheFormatName(options.cache_format)},
+                          {"kv", cache},
                           {"energy", energy},
                           {"depth_rows", "random"},
                           {"results", results}}));
@@ -194,8 +203,23 @@ class BenchVerb : public Verb {
     return tests;
   }
 
-  static std::string EnergyText() {
-    const EnergyWatch energy;
+  // Products on a device are its own kernels'; those of the CPU are for what is left on the host.
+  static std::string KernelsText(const ModelOptions& options) {
+    const std::string cpu =
+        absl::StrCat("kernels ", options.kernels->name, "; products by ", NameOf(options.kernels->product));
+    if (options.device == nullptr) return cpu;
+    const Device& device = *options.device->device;
+    return absl::StrCat("device ", device.properties().name,
+                        device.backend() == "cuda-sim" ? " (its speeds say nothing of a GPU)" : "", "; on the host ",
+                        cpu);
+  }
+  // A device keeps BF16 where the CPU would keep F32.
+  static absl::string_view CacheNameOf(const ModelOptions& options) {
+    const bool bf16 = options.device != nullptr && options.cache_format == CacheFormat::kF32;
+    return CacheFormatName(bf16 ? CacheFormat::kBf16 : options.cache_format);
+  }
+  static std::string EnergyText(const ModelOptions& options) {
+    const EnergyWatch energy(OpenEnergyMeter(options.device.get()));
     return energy.why_not().empty() ? energy.what() : absl::StrCat("not measured (", energy.why_not(), ")");
   }
 

@@ -7,10 +7,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "format/status.h"
+#include "kernels/device_probe.h"
 #include "kernels/probe.h"
+#include "runtime/device_footprint.h"
+#include "runtime/device_model.h"
+#include "runtime/device_target.h"
 #include "runtime/footprint.h"
 #include "runtime/pass_cost.h"
 #include "runtime/session.h"
+#include "tools/device_flags.h"
 #include "tools/median.h"
 #include "tools/terminal.h"
 #include "tools/verb.h"
@@ -27,28 +32,38 @@ constexpr double kProbeSeconds = 0.05;
 // Enough for scratch memory and page tables to be there.
 constexpr int64_t kWarmUpTokens = 16;
 
-// What the machine can do, on as many threads as the model has.
+// What a machine can do. 0: not measured.
 class Probes {
  public:
-  static absl::StatusOr<Probes> Create(int threads, ProductKind kind) {
-    Probes probes(threads, kind);
-    KernelContext context = probes.Context();
-    KOMPAKT_ASSIGN_OR_RETURN(ReadProbe read, ReadProbe::Create(context));
-    probes.read_ = std::make_unique<ReadProbe>(std::move(read));
-    return probes;
-  }
-
+  virtual ~Probes() = default;
   struct Speeds {
     double read = 0;
     double products = 0;
   };
-  Speeds Measure() {
-    KernelContext context = Context();
-    return {read_->Run(context, kProbeBytes), ProductsPerSecond(kind_, context, kProbeSeconds)};
+  virtual absl::StatusOr<Speeds> Measure() = 0;
+  // Between repetitions too? Else the counter of joules is left alone from the first to the last of them.
+  virtual bool in_between() const = 0;
+};
+
+// On as many threads as the model has.
+class CpuProbes : public Probes {
+ public:
+  static absl::StatusOr<std::unique_ptr<Probes>> Create(int threads, ProductKind kind) {
+    auto probes = std::unique_ptr<CpuProbes>(new CpuProbes(threads, kind));
+    KernelContext context = probes->Context();
+    KOMPAKT_ASSIGN_OR_RETURN(ReadProbe read, ReadProbe::Create(context));
+    probes->read_ = std::make_unique<ReadProbe>(std::move(read));
+    return probes;
   }
 
+  absl::StatusOr<Speeds> Measure() override {
+    KernelContext context = Context();
+    return Speeds{read_->Run(context, kProbeBytes), ProductsPerSecond(kind_, context, kProbeSeconds)};
+  }
+  bool in_between() const override { return true; }
+
  private:
-  Probes(int threads, ProductKind kind)
+  CpuProbes(int threads, ProductKind kind)
       : team_(std::make_unique<ThreadTeam>(threads)), workspace_(std::make_unique<Workspace>()), kind_(kind) {}
   KernelContext Context() const { return {.team = team_.get(), .workspace = workspace_.get()}; }
 
@@ -57,6 +72,40 @@ class Probes {
   std::unique_ptr<ReadProbe> read_;
   ProductKind kind_;
 };
+
+// Of a device that has all of the model. What a simulator reads per second says nothing.
+class DeviceProbes : public Probes {
+ public:
+  static absl::StatusOr<std::unique_ptr<Probes>> Create(Device& device, bool whole_model) {
+    auto probes = std::make_unique<DeviceProbes>();
+    if (device.backend() == "cuda" && whole_model) {
+      KOMPAKT_ASSIGN_OR_RETURN(DeviceReadProbe read, DeviceReadProbe::Create(device));
+      probes->read_ = std::make_unique<DeviceReadProbe>(std::move(read));
+    }
+    return probes;
+  }
+
+  absl::StatusOr<Speeds> Measure() override {
+    Speeds speeds;
+    if (read_ != nullptr) {
+      KOMPAKT_ASSIGN_OR_RETURN(speeds.read, read_->Run());
+    }
+    return speeds;
+  }
+  bool in_between() const override { return false; }
+
+ private:
+  std::unique_ptr<DeviceReadProbe> read_;
+};
+
+// Where a session of the model lies; null: on the CPU, also where a device turned out to be too small.
+std::shared_ptr<DeviceModel> OnDevice(const Model& model) {
+  const std::shared_ptr<DeviceTarget>& target = model.options().device;
+  if (target == nullptr) return nullptr;
+  const std::lock_guard<std::mutex> lock(target->mutex);
+  const auto found = target->models.find(&model);
+  return found == target->models.end() ? nullptr : found->second.lock();
+}
 
 // Any valid ids, the same in every run.
 std::vector<int32_t> Ids(const ArchSpec& arch, int64_t n) {
@@ -72,17 +121,22 @@ absl::Status RunTest(const ModelTest& test, Session& session) {
   for (int64_t at = 0; at < test.tokens; at += step) {
     if (Interrupted()) return absl::CancelledError("interrupted");
     const auto piece = all.subspan(static_cast<size_t>(at), static_cast<size_t>(step));
-    KOMPAKT_RETURN_IF_ERROR(session.Forward(piece, Session::Logits::kLast).status());
+    // As `run` without sampling.
+    if (session.prefers_greedy()) {
+      KOMPAKT_RETURN_IF_ERROR(session.ForwardGreedy(piece, session.model().arch().vocab_size()).status());
+    } else {
+      KOMPAKT_RETURN_IF_ERROR(session.Forward(piece, Session::Logits::kLast).status());
+    }
   }
   return absl::OkStatus();
 }
 
 // Fills the cost of the timing, per token.
-void CountCost(const ModelBinding& model, double cache_row_bytes, ModelTiming* timing) {
+void CountCost(const ModelBinding& model, double cache_row_bytes, int64_t chunk_tokens, ModelTiming* timing) {
   const ModelTest& test = timing->test;
   const auto tokens = static_cast<double>(test.tokens);
   double rows = 0;
-  const int64_t step = test.prompt ? std::min(test.tokens, kChunkTokens) : 1;
+  const int64_t step = test.prompt ? std::min(test.tokens, chunk_tokens) : 1;
   for (int64_t at = 0; at < test.tokens; at += step) {
     const int64_t n = std::min(step, test.tokens - at);
     const PassCost pass = CostOfPass(model, test.depth + at, n);
@@ -93,43 +147,62 @@ void CountCost(const ModelBinding& model, double cache_row_bytes, ModelTiming* t
   timing->cache_bytes = rows * cache_row_bytes;
 }
 
+// Fills probes, fraction and bound. `measured`: before the first repetition, and after each or after the last.
+void CompareWithProbes(const std::vector<Probes::Speeds>& measured, ModelTiming* timing) {
+  std::vector<double> reads, ceilings, fractions, memory_shares;
+  for (size_t i = 0; i < timing->tokens_per_second.size(); ++i) {
+    const Probes::Speeds& before = measured[std::min(i, measured.size() - 2)];
+    const Probes::Speeds& after = measured[std::min(i, measured.size() - 2) + 1];
+    const double speed = timing->tokens_per_second[i];
+    reads.push_back((before.read + after.read) / 2);
+    ceilings.push_back((before.products + after.products) / 2);
+    const auto share = [](double work, double probe) { return probe > 0 ? work / probe : 0; };
+    memory_shares.push_back(share(speed * (timing->weight_bytes + timing->cache_bytes), reads.back()));
+    fractions.push_back(std::max(memory_shares.back(), share(speed * timing->products, ceilings.back())));
+  }
+  timing->read_probe = Median(reads);
+  timing->product_probe = Median(ceilings);
+  // Bytes alone say nothing of a prompt.
+  if (timing->product_probe == 0 && timing->test.prompt) return;
+  timing->fraction = Median(fractions);
+  timing->memory_bound = Median(memory_shares) >= timing->fraction;
+}
+
 absl::StatusOr<ModelTiming> TimeTest(const ModelTest& test, int repetitions, Session& session, Probes& probes,
                                      EnergyWatch& energy) {
   ModelTiming timing;
   timing.test = test;
   timing.threads = session.model().options().threads;
+  const std::shared_ptr<DeviceModel> on_device = OnDevice(session.model());
+  if (on_device != nullptr) timing.placement = PlacementText(on_device->placement());
   CountCost(session.model().binding(),
-            static_cast<double>(session.cache_bytes()) / static_cast<double>(session.max_tokens()), &timing);
+            static_cast<double>(session.cache_bytes()) / static_cast<double>(session.max_tokens()),
+            on_device != nullptr ? kDeviceChunkTokens : kChunkTokens, &timing);
   KOMPAKT_RETURN_IF_ERROR(session.Rewind(0));
   KOMPAKT_RETURN_IF_ERROR(session.AppendRandomRows(test.depth));
   ModelTest warm_up = test;
   warm_up.tokens = std::min(test.tokens, kWarmUpTokens);
   KOMPAKT_RETURN_IF_ERROR(RunTest(warm_up, session));
 
-  std::vector<double> reads, ceilings, fractions, memory_shares;
-  double joules = 0;
-  Probes::Speeds before = probes.Measure();
+  EnergyStretch work;
+  KOMPAKT_ASSIGN_OR_RETURN(const Probes::Speeds first, probes.Measure());
+  std::vector<Probes::Speeds> measured = {first};
+  energy.Restart();
   for (int i = 0; i < repetitions; ++i) {
     KOMPAKT_RETURN_IF_ERROR(session.Rewind(test.depth));
-    energy.Restart();
     const auto start = Clock::now();
     KOMPAKT_RETURN_IF_ERROR(RunTest(test, session));
-    const double seconds = SecondsSince(start);
-    joules += energy.Joules().value_or(0);
-    const Probes::Speeds after = probes.Measure();
-    const double speed = static_cast<double>(test.tokens) / seconds;
-    timing.tokens_per_second.push_back(speed);
-    reads.push_back((before.read + after.read) / 2);
-    ceilings.push_back((before.products + after.products) / 2);
-    memory_shares.push_back(speed * (timing.weight_bytes + timing.cache_bytes) / reads.back());
-    fractions.push_back(std::max(memory_shares.back(), speed * timing.products / ceilings.back()));
-    before = after;
+    timing.tokens_per_second.push_back(static_cast<double>(test.tokens) / SecondsSince(start));
+    work += energy.Cut();
+    if (!probes.in_between() && i + 1 < repetitions) continue;
+    KOMPAKT_ASSIGN_OR_RETURN(const Probes::Speeds after, probes.Measure());
+    measured.push_back(after);
+    energy.Restart();
   }
-  timing.read_probe = Median(reads);
-  timing.product_probe = Median(ceilings);
-  timing.fraction = Median(fractions);
-  timing.memory_bound = Median(memory_shares) >= timing.fraction;
-  if (energy.why_not().empty()) timing.joules_per_token = joules / static_cast<double>(repetitions * test.tokens);
+  CompareWithProbes(measured, &timing);
+  if (const std::optional<double> joules = energy.JoulesOf(work); joules.has_value()) {
+    timing.joules_per_token = *joules / static_cast<double>(repetitions * test.tokens);
+  }
   for (const double speed : timing.tokens_per_second) timing.mean += speed / repetitions;
   double squares = 0;
   for (const double speed : timing.tokens_per_second) squares += (speed - timing.mean) * (speed - timing.mean);
@@ -152,15 +225,24 @@ int64_t RoomFor(const std::vector<ModelTest>& tests) {
 absl::Status TimeModel(const std::shared_ptr<const WeightStore>& weights, const ModelOptions& model_options,
                        const ModelBenchOptions& options, const std::vector<ModelTest>& tests,
                        const std::function<void(const ModelTiming&)>& report) {
-  EnergyWatch energy;
+  EnergyWatch energy(OpenEnergyMeter(model_options.device.get()));
   for (const int threads : options.threads) {
     ModelOptions with_threads = model_options;
     with_threads.threads = threads;
     KOMPAKT_ASSIGN_OR_RETURN(const auto model, Model::Load(weights, with_threads));
     KOMPAKT_ASSIGN_OR_RETURN(const std::unique_ptr<Session> session, Session::Create(model, RoomFor(tests)));
-    KOMPAKT_ASSIGN_OR_RETURN(Probes probes, Probes::Create(threads, model->kernels().product));
+    const std::shared_ptr<DeviceModel> on_device = OnDevice(*model);
+    std::unique_ptr<Probes> probes;
+    if (on_device != nullptr) {
+      const Placement& placement = on_device->placement();
+      const bool whole = placement.first_device_layer == 0 && placement.host_expert_layers() == 0;
+      KOMPAKT_ASSIGN_OR_RETURN(probes, DeviceProbes::Create(on_device->device(), whole));
+    } else {
+      KOMPAKT_ASSIGN_OR_RETURN(probes, CpuProbes::Create(threads, model->kernels().product));
+    }
     for (const ModelTest& test : tests) {
-      KOMPAKT_ASSIGN_OR_RETURN(const ModelTiming timing, TimeTest(test, options.repetitions, *session, probes, energy));
+      KOMPAKT_ASSIGN_OR_RETURN(const ModelTiming timing,
+                               TimeTest(test, options.repetitions, *session, *probes, energy));
       report(timing);
     }
   }
@@ -168,6 +250,9 @@ absl::Status TimeModel(const std::shared_ptr<const WeightStore>& weights, const 
 }
 
 nlohmann::ordered_json ToJson(const ModelTiming& t) {
+  const auto measured = [](double value) {
+    return value > 0 ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
+  };
   nlohmann::ordered_json json = {{"test", t.test.Name()},
                                  {"n_prompt", t.test.prompt ? t.test.tokens : 0},
                                  {"n_gen", t.test.prompt ? 0 : t.test.tokens},
@@ -179,11 +264,14 @@ nlohmann::ordered_json ToJson(const ModelTiming& t) {
                                  {"weight_bytes_per_token", t.weight_bytes},
                                  {"cache_bytes_per_token", t.cache_bytes},
                                  {"products_per_token", t.products},
-                                 {"read_probe_bytes_per_second", t.read_probe},
-                                 {"product_probe_per_second", t.product_probe},
-                                 {"bound", t.memory_bound ? "memory" : "products"},
-                                 {"fraction_of_bound", t.fraction},
-                                 {"joules_per_token", nullptr}};
+                                 {"read_probe_bytes_per_second", measured(t.read_probe)},
+                                 {"product_probe_per_second", measured(t.product_probe)},
+                                 {"bound", nullptr},
+                                 {"fraction_of_bound", measured(t.fraction)},
+                                 {"joules_per_token", nullptr},
+                                 {"placement", nullptr}};
+  if (t.fraction > 0) json["bound"] = t.memory_bound ? "memory" : "products";
+  if (!t.placement.empty()) json["placement"] = t.placement;
   if (t.joules_per_token.has_value()) json["joules_per_token"] = *t.joules_per_token;
   return json;
 }
@@ -195,11 +283,15 @@ std::string ModelTableHead() {
 
 std::string ModelTableLine(const ModelTiming& t) {
   const double bytes = t.weight_bytes + t.cache_bytes;
+  const auto probe = [](double per_second) {
+    return per_second > 0 ? absl::StrFormat("%.1f", per_second * 1e-9) : std::string("-");
+  };
   return absl::StrFormat(
-      "%-14s %3d %9.2f +/- %4.2f %10s %10s %8.2f %8.1f %8.1f %8.1f  %.2f %-11s %s\n", t.test.Name(), t.threads, t.mean,
+      "%-14s %3d %9.2f +/- %4.2f %10s %10s %8.2f %8s %8.1f %8s  %-16s %s\n", t.test.Name(), t.threads, t.mean,
       t.deviation, HumanBytes(static_cast<uint64_t>(t.weight_bytes)), HumanBytes(static_cast<uint64_t>(t.cache_bytes)),
-      t.mean * bytes * 1e-9, t.read_probe * 1e-9, t.mean * t.products * 1e-9, t.product_probe * 1e-9, t.fraction,
-      t.memory_bound ? "memory" : "products",
+      t.mean * bytes * 1e-9, probe(t.read_probe), t.mean * t.products * 1e-9, probe(t.product_probe),
+      t.fraction > 0 ? absl::StrFormat("%.2f %s", t.fraction, t.memory_bound ? "memory" : "products")
+                     : std::string("not measured"),
       t.joules_per_token.has_value() ? absl::StrFormat("%.2f", *t.joules_per_token) : std::string("not measured"));
 }
 

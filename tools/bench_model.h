@@ -38,12 +38,16 @@ struct ModelTiming {
   double weight_bytes = 0;
   double cache_bytes = 0;
   double products = 0;
-  double read_probe = 0;     // bytes per second, median of those before and after each repetition
-  double product_probe = 0;  // likewise
-  // max(bytes / read probe, products / product probe) / seconds: the median of repetitions; and which of both it is.
+  // Bytes per second of the memory that holds the weights, median of those before and after each repetition (on a
+  // device: before and after all). 0: not measured, in the simulator and where a model lies on device and host.
+  double read_probe = 0;
+  double product_probe = 0;  // likewise; never measured on a device
+  // max(bytes / read probe, products / product probe) / seconds: the median of repetitions; and which of both it is. On
+  // a device the bytes alone, of single tokens. 0: not measured.
   double fraction = 0;
   bool memory_bound = false;
   std::optional<double> joules_per_token;
+  std::string placement;  // what of the model lies on the device; empty: the CPU runs it
 };
 
 // Tokens of cache that the tests need.

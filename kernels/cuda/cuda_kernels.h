@@ -12,6 +12,7 @@
 #include "kernels/cuda/ffn_params.h"
 #include "kernels/cuda/linear_params.h"
 #include "kernels/cuda/mla_params.h"
+#include "kernels/cuda/probe_params.h"
 #include "kernels/cuda/router_params.h"
 
 namespace kompakt {
@@ -32,6 +33,8 @@ struct CudaKernels {
   int (*mla_combine)(const cuda::MlaCombineParams& p, void* stream);
   int (*mla_decompress)(const cuda::MlaDecompressParams& p, void* stream);
   int (*mla_prefill)(const cuda::MlaPrefillParams& p, void* stream);
+
+  int (*read)(const cuda::ReadParams& p, void* stream);
 };
 
 }  // namespace kompakt

@@ -4,6 +4,7 @@
 #include "kernels/cuda/ffn.cuh"
 #include "kernels/cuda/linear.cuh"
 #include "kernels/cuda/mla.cuh"
+#include "kernels/cuda/probe.cuh"
 
 namespace kompakt::KOMPAKT_BACKEND {
 
@@ -23,6 +24,7 @@ const CudaKernels kCudaKernels = {
     .mla_combine = MlaCombine,
     .mla_decompress = MlaDecompress,
     .mla_prefill = MlaPrefill,
+    .read = Read,
 };
 
 }  // namespace kompakt::KOMPAKT_BACKEND

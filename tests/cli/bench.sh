@@ -57,7 +57,33 @@ expect 0 "$KOMPAKT" bench --synthetic v2-lite --layers 1 --recipe q3 -p 4 -n 2 -
 stdout_has '^DeepSeek-V2-Lite, 1 of 27 layers, recipe q3, random weights: '
 stdout_has '^tg2 @ 8 +2 '
 
+# On a device: the same tests, one number of threads, and no probe in a simulator.
+expect 0 "$KOMPAKT" bench tiny.kpk -p 10 -n 2 -d 0,70 -t 1,2 -r 2 --device cuda-sim --json
+cp .stdout device.json
+expect 0 "$PYTHON" - device.json model.json <<'TEXT'
+import json, sys
+answer, cpu = (json.load(open(path)) for path in sys.argv[1:])
+assert answer["device"] == "CUDA simulator" and cpu["device"] == "cpu", answer
+rows = answer["results"]
+assert [row["test"] for row in rows] == ["pp10", "pp10 @ 70", "tg2", "tg2 @ 70"], rows
+for row in rows:
+    assert row["threads"] == 2 and len(row["tokens_per_second_samples"]) == 2 and row["tokens_per_second"] > 0, row
+    for key in ("read_probe_bytes_per_second", "product_probe_per_second", "bound", "fraction_of_bound"):
+        assert row[key] is None, row
+    assert "and the head" in row["placement"], row
+assert rows[2]["weight_bytes_per_token"] == cpu["results"][1]["weight_bytes_per_token"], rows
+TEXT
+expect 0 "$KOMPAKT" bench tiny.kpk -p 0 -n 1 -d 5 -r 1 --device cuda-sim -ngl 1 --kv f32
+stdout_has '^device CUDA simulator \(its speeds say nothing of a GPU\); on the host kernels .*; cache bf16$'
+stdout_has '^tg1 @ 5 .* - .* - +not measured'
+expect 0 "$KOMPAKT" bench --synthetic v2-lite --layers 1 --recipe q4 -p 0 -n 1 -d 3 -r 1 --device cuda-sim
+stdout_has '^tg1 @ 3 '
+
 # What is refused.
+expect 2 "$KOMPAKT" bench --ops --device cuda-sim
+stderr_has '--device cpu'
+expect 2 "$KOMPAKT" bench tiny.kpk --device cuda-sin
+stderr_has 'cuda-sim'
 expect 2 "$KOMPAKT" bench
 stderr_has '--synthetic'
 expect 2 "$KOMPAKT" bench tiny.kpk --synthetic v2-lite

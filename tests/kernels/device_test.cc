@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -58,6 +60,26 @@ TEST_P(EveryDevice, SaysWhatItIs) {
   EXPECT_GT(p.multiprocessors, 0);
   EXPECT_GE(p.shared_bytes_per_block, 99u << 10);
   EXPECT_LE(*device_->FreeBytes(), p.total_bytes);
+}
+
+TEST_P(EveryDevice, ReadsEveryWordOnce) {
+  for (const size_t n : {4u, 1024u, 100004u}) {
+    std::vector<float> words(n);
+    uint32_t want = 0;
+    for (size_t i = 0; i < n; ++i) {
+      const auto word = static_cast<uint32_t>(i * 2654435761u + 1);
+      std::memcpy(&words[i], &word, 4);
+      want ^= word;
+    }
+    const DeviceBuffer data = Upload(words);
+    const DeviceBuffer out = *DeviceBuffer::Create(*device_, 3 * cuda::kReadThreads * 4, "words");
+    const cuda::ReadParams p{
+        .data = data.as<uint8_t>(), .bytes = static_cast<int64_t>(n) * 4, .blocks = 3, .words = out.as<uint32_t>()};
+    ASSERT_TRUE(device_->LaunchStatus(device_->kernels().read(p, stream_), "read").ok());
+    uint32_t got = 0;
+    for (const float word : Download(out)) got ^= std::bit_cast<uint32_t>(word);
+    EXPECT_EQ(got, want) << n;
+  }
 }
 
 TEST_P(EveryDevice, AddsWhereItIsTold) {

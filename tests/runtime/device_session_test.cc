@@ -270,6 +270,25 @@ TEST_P(OnEveryDevice, StopsAtTheLayerWhoseHiddenStateIsNotFinite) {
   }
 }
 
+// For bench: as if so many tokens had been computed, on the device and in layers of the host.
+TEST_P(OnEveryDevice, RowsOfRandomValuesFillTheCache) {
+  for (const int64_t gpu_layers : {-1, 1}) {
+    const OnDevice loaded = Load(GetParam(), WeightsOf("v2lite"));
+    loaded.target->gpu_layers = gpu_layers;
+    auto session = *Session::Create(loaded.model, 200);
+    ASSERT_THAT(session->AppendRandomRows(150), IsOk());
+    EXPECT_EQ(session->position(), 150);
+    const std::vector<float> first = Logits(*session, {7});
+    for (const float logit : first) ASSERT_TRUE(std::isfinite(logit));
+    ASSERT_THAT(session->Rewind(0), IsOk());
+    ASSERT_THAT(session->AppendRandomRows(0), IsOk());
+    ASSERT_THAT(session->AppendRandomRows(150), IsOk());
+    EXPECT_EQ(Logits(*session, {7}), first) << "the same rows every time";
+    ASSERT_THAT(session->AppendRandomRows(49), IsOk());
+    EXPECT_THAT(session->AppendRandomRows(1), Fails(absl::StatusCode::kInvalidArgument, {"no room"}));
+  }
+}
+
 TEST_P(OnEveryDevice, RefusesWhatTheCpuRefuses) {
   const OnDevice loaded = Load(GetParam(), WeightsOf("v2lite"));
   EXPECT_THAT(Session::Create(loaded.model, 0), Fails(absl::StatusCode::kInvalidArgument, {"max_tokens"}));
