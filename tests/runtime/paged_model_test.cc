@@ -194,7 +194,9 @@ TEST(PagedModel, TakesNoMoreMemoryThanItWasPromised) {
   for (int32_t i = 0; i < 8; ++i) ASSERT_THAT(session->Forward({i * 11}, Session::Logits::kLast), IsOk());
   EXPECT_GT((*weights)->experts()->stats().read_bytes, plan->expert_bytes);
   // Besides what is planned: threads, the heap's own bookkeeping.
-  if (!kSanitized) EXPECT_LE(StatusBytes("VmHWM"), before + kRam + (8 << 20));
+  if (!kSanitized) {
+    EXPECT_LE(StatusBytes("VmHWM"), before + kRam + (8 << 20));
+  }
 }
 
 TEST(PagedModel, SaysWhatWouldBeEnough) {
