@@ -45,7 +45,7 @@ KOMPAKT_DEVICE TokenTile ConsecutiveTokens(int tile, int64_t tokens) {
 
 // A piece of work is 64 rows of a job times 64 tokens; token tiles of the same rows follow each other.
 template <bool kCodes>
-__global__ void __launch_bounds__(kManyThreads) LinearOfManyKernel(const cuda::LinearParams p) {
+__global__ void __launch_bounds__(kManyThreads, 1) LinearOfManyKernel(const cuda::LinearParams p) {
   KOMPAKT_SHARED(uint8_t, pool, kPool<kCodes>);
   KOMPAKT_SHARED(int, rows, kManyTokens);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -102,7 +102,7 @@ KOMPAKT_DEVICE void GateUpPiece(const cuda::Matrix& gate, const cuda::Matrix& up
 }
 
 template <bool kCodes>
-__global__ void __launch_bounds__(kManyThreads) GateUpOfManyKernel(const cuda::FfnParams p) {
+__global__ void __launch_bounds__(kManyThreads, 1) GateUpOfManyKernel(const cuda::FfnParams p) {
   KOMPAKT_SHARED(uint8_t, pool, kPool<kCodes>);
   KOMPAKT_SHARED(int, rows, kManyTokens);
   const int token_tiles = static_cast<int>((p.tokens + kManyTokens - 1) / kManyTokens);
@@ -200,7 +200,7 @@ KOMPAKT_DEVICE int TakePiece(unsigned* next, SharedPtr<int> piece) {
 }
 
 template <bool kCodes>
-__global__ void __launch_bounds__(kManyThreads) ExpertGateUpKernel(const cuda::ExpertFfnParams p) {
+__global__ void __launch_bounds__(kManyThreads, 1) ExpertGateUpKernel(const cuda::ExpertFfnParams p) {
   KOMPAKT_SHARED(uint8_t, pool, kPool<kCodes>);
   KOMPAKT_SHARED(int, rows, kManyTokens);
   KOMPAKT_SHARED(int, queue, 4);
@@ -219,7 +219,7 @@ __global__ void __launch_bounds__(kManyThreads) ExpertGateUpKernel(const cuda::E
 }
 
 template <bool kCodes>
-__global__ void __launch_bounds__(kManyThreads) ExpertDownOfManyKernel(const cuda::ExpertFfnParams p) {
+__global__ void __launch_bounds__(kManyThreads, 1) ExpertDownOfManyKernel(const cuda::ExpertFfnParams p) {
   KOMPAKT_SHARED(uint8_t, pool, kPool<kCodes>);
   KOMPAKT_SHARED(int, rows, kManyTokens);
   KOMPAKT_SHARED(int, queue, 4);

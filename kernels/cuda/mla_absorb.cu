@@ -181,7 +181,7 @@ KOMPAKT_DEVICE void AbsorbHead(const cuda::MlaAbsorbParams& p, int head, int t, 
 
 // Block (head, token); block (heads, token) appends.
 template <KvBFormat kFormat>
-__global__ void __launch_bounds__(kThreads, 4) MlaAbsorbKernel(const cuda::MlaAbsorbParams p) {
+__global__ void __launch_bounds__(kThreads, 3) MlaAbsorbKernel(const cuda::MlaAbsorbParams p) {
   KOMPAKT_SHARED(float, query, cuda::kMaxHeadDim);
   const int head = static_cast<int>(blockIdx.x), t = static_cast<int>(blockIdx.y);
   if (head == p.heads) {

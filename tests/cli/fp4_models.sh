@@ -32,6 +32,7 @@ for kind in mxfp4 nvfp4; do
   check "$kind: the same perplexity" "$PYTHON" - tiny-v3-$kind.json tiny-v3-$kind-twin.json <<'TEXT'
 import json, sys
 a, b = (json.load(open(p))["perplexity"] for p in sys.argv[1:])
-assert a == b and 50 < a < 80, (a, b)
+# Each format has products of its own: sums of F32 in another order.
+assert abs(a / b - 1) < 1e-6 and 50 < a < 80, (a, b)
 TEXT
 done

@@ -21,6 +21,8 @@
 #include <system_error>
 #include <vector>
 
+#include "tests/fixtures/sanitized.h"
+
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 
 namespace {
@@ -174,12 +176,11 @@ std::vector<Bytes> ReadCorpus(const std::string& folder) {
 }
 
 void LimitMemory() {
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(KOMPAKT_SANITIZED)
+  if (kompakt::kSanitized) return;  // shadow memory alone has more
   // Far above what a target needs, far below what a trusted size field could ask for.
   constexpr rlim_t kMaxAddressSpace = rlim_t{8} << 30;
   const rlimit limit{kMaxAddressSpace, kMaxAddressSpace};
   ::setrlimit(RLIMIT_AS, &limit);
-#endif
 }
 
 }  // namespace

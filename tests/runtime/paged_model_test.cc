@@ -17,6 +17,7 @@
 #include "runtime/session.h"
 #include "tests/converters/status_matchers.h"
 #include "tests/fixtures/faulty_file_system.h"
+#include "tests/fixtures/sanitized.h"
 #include "tests/fixtures/scratch_folder.h"
 #include "tests/fixtures/small_arch.h"
 #include "tests/fixtures/synthetic_file.h"
@@ -155,15 +156,6 @@ ArchSpec LargeArch() {
   arch.set_num_hidden_layers(4);
   return arch;
 }
-
-// Memory for every byte, or for what was freed, that a sanitizer keeps beside the program's own is promised by nobody.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-constexpr bool kSanitized = __has_feature(thread_sanitizer) || __has_feature(address_sanitizer);
-#else
-constexpr bool kSanitized = false;
-#endif
 
 TEST(PagedModel, TakesNoMoreMemoryThanItWasPromised) {
   const ScratchFolder folder;
