@@ -10,14 +10,11 @@
 #include <cstring>
 #include <iterator>
 
-#include "format/block_int4_g32.h"
-#include "format/block_mxfp4.h"
-#include "format/block_nvfp4.h"
-#include "format/block_q8_g32.h"
 #include "kernels/quantized/code_tables.h"
 #include "kernels/quantized/integer_isa.h"
 #include "kernels/quantized/make_isa.h"
 #include "kernels/quantized/quantize_scale.h"
+#include "kernels/quantized/tile_codes.h"
 
 #define KOMPAKT_INLINE KOMPAKT_TARGET __attribute__((always_inline)) inline
 
@@ -27,6 +24,7 @@ namespace {
 using quantized::ActBlock;
 using quantized::ActGroup;
 using quantized::CodeTable;
+using quantized::kIntProduct;
 using quantized::kTableOf;
 using quantized::PanelTile;
 
@@ -67,13 +65,7 @@ KOMPAKT_INLINE uint8x16_t PlaneCodes(const uint8_t* plane, int j, int quarter) {
 
 // How a format's tile becomes bytes and scales.
 template <const TableSpec& kSpec>
-struct TableCodes {
-  static constexpr FormatId kId = kSpec.id;
-  static constexpr uint64_t kTileBytes = kSpec.tile_bytes();
-  static constexpr int kGroups = static_cast<int>(kSpec.groups());
-  static constexpr bool kIntScales = true;
-  static constexpr int kShift = kSpec.shift;
-
+struct TableCodes : quantized::TableTileCodes<kSpec> {
   KOMPAKT_INLINE static int8x16_t Line(const uint8_t* tile, int j, int quarter) {
     const uint8_t* const table = kTableOf<kSpec>.bytes;
     uint8x16_t codes = PlaneCodes<kSpec.low_bits(), 0>(tile, j, quarter);
@@ -95,7 +87,7 @@ struct TableCodes {
 
   KOMPAKT_INLINE static void LoadScales(const uint8_t* tile, int quarter, Scales& s) {
     constexpr uint32_t kBit = 1u << kSpec.scale_bits;
-    for (int g = 0; g < kGroups; ++g) {
+    for (int g = 0; g < TableCodes::kGroups; ++g) {
       const uint32x4_t bytes = FourRows(tile + kSpec.code_bytes() + g * kTileRows + quarter * kQuarterRows);
       s.ints[g] =
           vsubq_s32(vreinterpretq_s32_u32(vandq_u32(bytes, vdupq_n_u32(kBit - 1))), vdupq_n_s32(kSpec.scale_bias()));
@@ -104,13 +96,7 @@ struct TableCodes {
   }
 };
 
-struct Q8Codes {
-  static constexpr FormatId kId = FormatId::kQ8G32;
-  static constexpr uint64_t kTileBytes = sizeof(Q8G32Tile);
-  static constexpr int kGroups = 1;
-  static constexpr bool kIntScales = true;
-  static constexpr int kShift = 0;
-
+struct Q8Codes : quantized::Q8TileCodes {
   KOMPAKT_INLINE static int8x16_t Line(const uint8_t* tile, int j, int quarter) {
     return Signed(vld1q_u8(tile + j * kLineBytes + quarter * kQuarterBytes));
   }
@@ -120,20 +106,14 @@ struct Q8Codes {
 };
 
 // The upstream 4-bit formats.
-template <FormatId kFormat, class Tile, int kFormatGroups, const CodeTable& kTable>
-struct NibbleCodesOf {
-  static constexpr FormatId kId = kFormat;
-  static constexpr uint64_t kTileBytes = sizeof(Tile);
-  static constexpr int kGroups = kFormatGroups;
-  static constexpr bool kIntScales = false;
-  static constexpr int kShift = 0;
-
+template <class Tile, const CodeTable& kTable>
+struct NibbleCodesOf : Tile {
   KOMPAKT_INLINE static int8x16_t Line(const uint8_t* tile, int j, int quarter) {
     return Signed(vqtbl1q_u8(vld1q_u8(kTable.bytes), PlaneCodes<4, 0>(tile, j, quarter)));
   }
 };
 
-struct Int4Codes : NibbleCodesOf<FormatId::kInt4G32, Int4G32Tile, 1, quantized::kInt4Table> {
+struct Int4Codes : NibbleCodesOf<quantized::Int4TileCodes, quantized::kInt4Table> {
   KOMPAKT_INLINE static void LoadScales(const uint8_t* tile, int quarter, Scales& s) {
     uint16_t bf16[kQuarterRows];
     std::memcpy(bf16, tile + offsetof(Int4G32Tile, scales) + quarter * sizeof(bf16), sizeof(bf16));
@@ -141,7 +121,7 @@ struct Int4Codes : NibbleCodesOf<FormatId::kInt4G32, Int4G32Tile, 1, quantized::
   }
 };
 
-struct Mxfp4Codes : NibbleCodesOf<FormatId::kMxfp4, Mxfp4Tile, 1, quantized::kE2m1Table> {
+struct Mxfp4Codes : NibbleCodesOf<quantized::Mxfp4TileCodes, quantized::kE2m1Table> {
   KOMPAKT_INLINE static void LoadScales(const uint8_t* tile, int quarter, Scales& s) {
     const uint32x4_t e = FourRows(tile + offsetof(Mxfp4Tile, exponents) + quarter * kQuarterRows);
     uint32x4_t bits = vshlq_n_u32(e, 23);
@@ -151,7 +131,7 @@ struct Mxfp4Codes : NibbleCodesOf<FormatId::kMxfp4, Mxfp4Tile, 1, quantized::kE2
   }
 };
 
-struct Nvfp4Codes : NibbleCodesOf<FormatId::kNvfp4, Nvfp4Tile, 2, quantized::kE2m1Table> {
+struct Nvfp4Codes : NibbleCodesOf<quantized::Nvfp4TileCodes, quantized::kE2m1Table> {
   // E4M3 moved into the fields of F16 is 2^-8 times its value, subnormals included.
   KOMPAKT_INLINE static float32x4_t FromE4m3(const uint8_t* bytes) {
     const uint16x4_t half = vmovn_u32(FourRows(bytes));
@@ -205,9 +185,6 @@ KOMPAKT_INLINE int32x4_t SumOf(const Dot& dot) {
     return vpaddq_s32(dot.v[0], dot.v[std::size(Dot{}.v) - 1]);
   }
 }
-
-template <class Codes, int kPlanes>
-inline constexpr bool kIntProduct = Codes::kIntScales&& kPlanes == 1;
 
 // acc += the groups' dot products times scales, in the order that integer_isa.h gives.
 template <bool kInt, int kGroups>
@@ -289,21 +266,6 @@ KOMPAKT_INLINE void FewTokens(const uint8_t* tiles, int64_t col_tiles, const Act
   }
   for (int q = 0; q < kQuarters; ++q) {
     for (int t = 0; t < kTokens; ++t) vst1q_f32(c + t * c_stride + q * kQuarterRows, acc[q][t]);
-  }
-}
-
-template <class Codes, int kPlanes>
-KOMPAKT_TARGET void Few(const uint8_t* tiles, int64_t col_tiles, const ActBlock& x, float* c, int64_t c_stride) {
-  static_assert(quantized::kFewTokens == 4);
-  switch (x.tokens) {
-    case 1:
-      return FewTokens<Codes, 1, kPlanes>(tiles, col_tiles, x, c, c_stride);
-    case 2:
-      return FewTokens<Codes, 2, kPlanes>(tiles, col_tiles, x, c, c_stride);
-    case 3:
-      return FewTokens<Codes, 3, kPlanes>(tiles, col_tiles, x, c, c_stride);
-    default:
-      return FewTokens<Codes, 4, kPlanes>(tiles, col_tiles, x, c, c_stride);
   }
 }
 
@@ -555,24 +517,8 @@ KOMPAKT_TARGET void Quantize(const float* x, int64_t n, uint8_t* groups, size_t 
   *scale = quantized::ScaleToken<kPlanes>(most_bits, n, groups, stride_bytes);
 }
 
-// What quantized::MakeIsa makes the set of.
-struct Loops {
-  template <int kPlanes>
-  static constexpr auto kQuantize = Quantize<kPlanes>;
-  template <class Codes, int kPlanes>
-  static constexpr auto kFew = Few<Codes, kPlanes>;
-  template <class Codes, int kPlanes>
-  static constexpr auto kUnpack = Unpack<Codes, kPlanes>;
-  template <int kPlanes, bool kInt, int kGroups>
-  static constexpr auto kMany = Many<kPlanes, kInt, kGroups>;
-  static constexpr auto kFinish = Finish;
-  template <const TableSpec& kSpec>
-  using Table = TableCodes<kSpec>;
-  using Q8 = Q8Codes;
-  using Int4 = Int4Codes;
-  using Mxfp4 = Mxfp4Codes;
-  using Nvfp4 = Nvfp4Codes;
-};
+// Needs all above it.
+#include "kernels/quantized/region_loops.h"
 
 }  // namespace
 }  // namespace kompakt::arm

@@ -16,14 +16,11 @@
 
 #include <cstring>
 
-#include "format/block_int4_g32.h"
-#include "format/block_mxfp4.h"
-#include "format/block_nvfp4.h"
-#include "format/block_q8_g32.h"
 #include "kernels/quantized/code_tables.h"
 #include "kernels/quantized/integer_isa.h"
 #include "kernels/quantized/make_isa.h"
 #include "kernels/quantized/quantize_scale.h"
+#include "kernels/quantized/tile_codes.h"
 
 #define KOMPAKT_INLINE KOMPAKT_TARGET __attribute__((always_inline)) inline
 
@@ -33,6 +30,7 @@ namespace {
 using quantized::ActBlock;
 using quantized::ActGroup;
 using quantized::CodeTable;
+using quantized::kIntProduct;
 using quantized::kTableOf;
 using quantized::PanelTile;
 
@@ -90,13 +88,7 @@ KOMPAKT_INLINE void Prefetch(const uint8_t* tile) {
 
 // How a format's tile becomes bytes and scales.
 template <const TableSpec& kSpec>
-struct TableCodes {
-  static constexpr FormatId kId = kSpec.id;
-  static constexpr uint64_t kTileBytes = kSpec.tile_bytes();
-  static constexpr int kGroups = static_cast<int>(kSpec.groups());
-  static constexpr bool kIntScales = true;
-  static constexpr int kShift = kSpec.shift;
-
+struct TableCodes : quantized::TableTileCodes<kSpec> {
   KOMPAKT_INLINE static __m256i Line(const uint8_t* tile, int j, int half) {
     const CodeTable& table = kTableOf<kSpec>;
     const uint8_t* const high_plane = tile + kSpec.low_bytes();
@@ -125,7 +117,7 @@ struct TableCodes {
 
   KOMPAKT_INLINE static void LoadScales(const uint8_t* tile, int half, Scales& s) {
     constexpr auto kBit = 1 << kSpec.scale_bits;
-    for (int g = 0; g < kGroups; ++g) {
+    for (int g = 0; g < TableCodes::kGroups; ++g) {
       const __m256i bytes =
           _mm256_cvtepu8_epi32(LoadHalfRows(tile + kSpec.code_bytes() + g * kTileRows + half * kHalfRows));
       s.ints[g] =
@@ -135,13 +127,7 @@ struct TableCodes {
   }
 };
 
-struct Q8Codes {
-  static constexpr FormatId kId = FormatId::kQ8G32;
-  static constexpr uint64_t kTileBytes = sizeof(Q8G32Tile);
-  static constexpr int kGroups = 1;
-  static constexpr bool kIntScales = true;
-  static constexpr int kShift = 0;
-
+struct Q8Codes : quantized::Q8TileCodes {
   KOMPAKT_INLINE static __m256i Line(const uint8_t* tile, int j, int half) {
     const __m256i line = Load(tile + j * kLineBytes + half * kHalfBytes);
     return kVnni ? line : _mm256_xor_si256(line, _mm256_set1_epi8(static_cast<char>(0x80)));
@@ -152,20 +138,14 @@ struct Q8Codes {
 };
 
 // The upstream 4-bit formats.
-template <FormatId kFormat, class Tile, int kFormatGroups, const CodeTable& kTable>
-struct NibbleCodesOf {
-  static constexpr FormatId kId = kFormat;
-  static constexpr uint64_t kTileBytes = sizeof(Tile);
-  static constexpr int kGroups = kFormatGroups;
-  static constexpr bool kIntScales = false;
-  static constexpr int kShift = 0;
-
+template <class Tile, const CodeTable& kTable>
+struct NibbleCodesOf : Tile {
   KOMPAKT_INLINE static __m256i Line(const uint8_t* tile, int j, int half) {
     return _mm256_shuffle_epi8(Entries(kTable, 0), LowBits(PlaneLine<4, 0>(tile, j, half), 4));
   }
 };
 
-struct Int4Codes : NibbleCodesOf<FormatId::kInt4G32, Int4G32Tile, 1, quantized::kInt4Table> {
+struct Int4Codes : NibbleCodesOf<quantized::Int4TileCodes, quantized::kInt4Table> {
   KOMPAKT_INLINE static void LoadScales(const uint8_t* tile, int half, Scales& s) {
     const __m128i bf16 =
         _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile + offsetof(Int4G32Tile, scales) + half * kHalfRows * 2));
@@ -173,7 +153,7 @@ struct Int4Codes : NibbleCodesOf<FormatId::kInt4G32, Int4G32Tile, 1, quantized::
   }
 };
 
-struct Mxfp4Codes : NibbleCodesOf<FormatId::kMxfp4, Mxfp4Tile, 1, quantized::kE2m1Table> {
+struct Mxfp4Codes : NibbleCodesOf<quantized::Mxfp4TileCodes, quantized::kE2m1Table> {
   KOMPAKT_INLINE static void LoadScales(const uint8_t* tile, int half, Scales& s) {
     const __m256i e = _mm256_cvtepu8_epi32(LoadHalfRows(tile + offsetof(Mxfp4Tile, exponents) + half * kHalfRows));
     __m256i bits = _mm256_slli_epi32(e, 23);
@@ -183,7 +163,7 @@ struct Mxfp4Codes : NibbleCodesOf<FormatId::kMxfp4, Mxfp4Tile, 1, quantized::kE2
   }
 };
 
-struct Nvfp4Codes : NibbleCodesOf<FormatId::kNvfp4, Nvfp4Tile, 2, quantized::kE2m1Table> {
+struct Nvfp4Codes : NibbleCodesOf<quantized::Nvfp4TileCodes, quantized::kE2m1Table> {
   // E4M3 moved into the fields of F16 is 2^-8 times its value, subnormals included.
   KOMPAKT_INLINE static __m256 FromE4m3(__m128i bytes) {
     const __m128i half = _mm_cvtepu8_epi16(bytes);
@@ -243,9 +223,6 @@ constexpr int kPasses = kVnni ? kPlanes : 1;
 
 // What a dot product starts from: the correction of value + 128, nothing where weights are signed.
 KOMPAKT_INLINE __m256i StartOf(__m256i offset) { return kVnni ? offset : _mm256_setzero_si256(); }
-
-template <class Codes, int kPlanes>
-inline constexpr bool kIntProduct = Codes::kIntScales&& kPlanes == 1;
 
 // acc += the groups' dot products times scales, in the order that integer_isa.h gives.
 template <bool kInt, int kGroups>
@@ -321,21 +298,6 @@ KOMPAKT_INLINE void FewTokens(const uint8_t* tiles, int64_t col_tiles, const Act
   for (int t = 0; t < kTokens; ++t) {
     _mm256_storeu_ps(c + t * c_stride, acc[0][t]);
     _mm256_storeu_ps(c + t * c_stride + kHalfRows, acc[1][t]);
-  }
-}
-
-template <class Codes, int kPlanes>
-KOMPAKT_TARGET void Few(const uint8_t* tiles, int64_t col_tiles, const ActBlock& x, float* c, int64_t c_stride) {
-  static_assert(quantized::kFewTokens == 4);
-  switch (x.tokens) {
-    case 1:
-      return FewTokens<Codes, 1, kPlanes>(tiles, col_tiles, x, c, c_stride);
-    case 2:
-      return FewTokens<Codes, 2, kPlanes>(tiles, col_tiles, x, c, c_stride);
-    case 3:
-      return FewTokens<Codes, 3, kPlanes>(tiles, col_tiles, x, c, c_stride);
-    default:
-      return FewTokens<Codes, 4, kPlanes>(tiles, col_tiles, x, c, c_stride);
   }
 }
 
@@ -535,24 +497,8 @@ KOMPAKT_TARGET void Quantize(const float* x, int64_t n, uint8_t* groups, size_t 
   *scale = quantized::ScaleToken<kPlanes>(most_bits, n, groups, stride_bytes);
 }
 
-// What quantized::MakeIsa makes the set of.
-struct Loops {
-  template <int kPlanes>
-  static constexpr auto kQuantize = Quantize<kPlanes>;
-  template <class Codes, int kPlanes>
-  static constexpr auto kFew = Few<Codes, kPlanes>;
-  template <class Codes, int kPlanes>
-  static constexpr auto kUnpack = Unpack<Codes, kPlanes>;
-  template <int kPlanes, bool kInt, int kGroups>
-  static constexpr auto kMany = Many<kPlanes, kInt, kGroups>;
-  static constexpr auto kFinish = Finish;
-  template <const TableSpec& kSpec>
-  using Table = TableCodes<kSpec>;
-  using Q8 = Q8Codes;
-  using Int4 = Int4Codes;
-  using Mxfp4 = Mxfp4Codes;
-  using Nvfp4 = Nvfp4Codes;
-};
+// Needs all above it.
+#include "kernels/quantized/region_loops.h"
 
 }  // namespace
 }  // namespace kompakt::x86

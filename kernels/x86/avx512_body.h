@@ -15,14 +15,11 @@
 
 #include <cstring>
 
-#include "format/block_int4_g32.h"
-#include "format/block_mxfp4.h"
-#include "format/block_nvfp4.h"
-#include "format/block_q8_g32.h"
 #include "kernels/quantized/code_tables.h"
 #include "kernels/quantized/integer_isa.h"
 #include "kernels/quantized/make_isa.h"
 #include "kernels/quantized/quantize_scale.h"
+#include "kernels/quantized/tile_codes.h"
 
 #define KOMPAKT_INLINE KOMPAKT_TARGET __attribute__((always_inline)) inline
 
@@ -32,6 +29,7 @@ namespace {
 using quantized::ActBlock;
 using quantized::ActGroup;
 using quantized::CodeTable;
+using quantized::kIntProduct;
 using quantized::kTableOf;
 using quantized::PanelTile;
 
@@ -106,13 +104,7 @@ KOMPAKT_INLINE void Prefetch(const uint8_t* tile) {
 
 // How a format's tile becomes bytes and scales.
 template <const TableSpec& kSpec>
-struct TableCodes {
-  static constexpr FormatId kId = kSpec.id;
-  static constexpr uint64_t kTileBytes = kSpec.tile_bytes();
-  static constexpr int kGroups = static_cast<int>(kSpec.groups());
-  static constexpr bool kIntScales = true;
-  static constexpr int kShift = kSpec.shift;
-
+struct TableCodes : quantized::TableTileCodes<kSpec> {
   KOMPAKT_INLINE static __m512i Line(const uint8_t* tile, int j) {
     constexpr int kLow = kSpec.low_bits();
     __m512i index = PlaneLine<kLow, 0>(tile, j);
@@ -128,7 +120,7 @@ struct TableCodes {
     constexpr auto kMask = static_cast<char>((1 << kSpec.scale_bits) - 1);
     constexpr auto kBit = static_cast<char>(1 << kSpec.scale_bits);
     const uint8_t* const groups = tile + kSpec.code_bytes();
-    if constexpr (kGroups == 2) {
+    if constexpr (TableCodes::kGroups == 2) {
       const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(groups));
       s.shifted = _mm256_test_epi8_mask(bytes, _mm256_set1_epi8(kBit));
       const __m256i scales =
@@ -143,13 +135,7 @@ struct TableCodes {
   }
 };
 
-struct Q8Codes {
-  static constexpr FormatId kId = FormatId::kQ8G32;
-  static constexpr uint64_t kTileBytes = sizeof(Q8G32Tile);
-  static constexpr int kGroups = 1;
-  static constexpr bool kIntScales = true;
-  static constexpr int kShift = 0;
-
+struct Q8Codes : quantized::Q8TileCodes {
   KOMPAKT_INLINE static __m512i Line(const uint8_t* tile, int j) { return LoadLine(tile + j * kLineBytes); }
   KOMPAKT_INLINE static void LoadScales(const uint8_t* tile, Scales& s) {
     s.ints[0] = WidenUnsigned(LoadRows(tile + offsetof(Q8G32Tile, groups)));
@@ -157,25 +143,19 @@ struct Q8Codes {
 };
 
 // The upstream 4-bit formats.
-template <FormatId kFormat, class Tile, int kFormatGroups, const CodeTable& kTable>
-struct NibbleCodesOf {
-  static constexpr FormatId kId = kFormat;
-  static constexpr uint64_t kTileBytes = sizeof(Tile);
-  static constexpr int kGroups = kFormatGroups;
-  static constexpr bool kIntScales = false;
-  static constexpr int kShift = 0;
-
+template <class Tile, const CodeTable& kTable>
+struct NibbleCodesOf : Tile {
   KOMPAKT_INLINE static __m512i Line(const uint8_t* tile, int j) { return LookUp<4>(kTable, PlaneLine<4, 0>(tile, j)); }
 };
 
-struct Int4Codes : NibbleCodesOf<FormatId::kInt4G32, Int4G32Tile, 1, quantized::kInt4Table> {
+struct Int4Codes : NibbleCodesOf<quantized::Int4TileCodes, quantized::kInt4Table> {
   KOMPAKT_INLINE static void LoadScales(const uint8_t* tile, Scales& s) {
     const __m256i bf16 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tile + offsetof(Int4G32Tile, scales)));
     s.floats[0] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16), 16));
   }
 };
 
-struct Mxfp4Codes : NibbleCodesOf<FormatId::kMxfp4, Mxfp4Tile, 1, quantized::kE2m1Table> {
+struct Mxfp4Codes : NibbleCodesOf<quantized::Mxfp4TileCodes, quantized::kE2m1Table> {
   KOMPAKT_INLINE static void LoadScales(const uint8_t* tile, Scales& s) {
     const __m512i e = WidenUnsigned(LoadRows(tile + offsetof(Mxfp4Tile, exponents)));
     __m512i bits = _mm512_slli_epi32(e, 23);
@@ -186,7 +166,7 @@ struct Mxfp4Codes : NibbleCodesOf<FormatId::kMxfp4, Mxfp4Tile, 1, quantized::kE2
   }
 };
 
-struct Nvfp4Codes : NibbleCodesOf<FormatId::kNvfp4, Nvfp4Tile, 2, quantized::kE2m1Table> {
+struct Nvfp4Codes : NibbleCodesOf<quantized::Nvfp4TileCodes, quantized::kE2m1Table> {
   // E4M3 moved into the fields of F16 is 2^-8 times its value, subnormals included.
   KOMPAKT_INLINE static __m512 FromE4m3(__m128i bytes) {
     const __m256i half = _mm256_cvtepu8_epi16(bytes);
@@ -203,9 +183,6 @@ struct Nvfp4Codes : NibbleCodesOf<FormatId::kNvfp4, Nvfp4Tile, 2, quantized::kE2
     s.floats[1] = FromE4m3(LoadRows(scales + kTileRows));
   }
 };
-
-template <class Codes, int kPlanes>
-inline constexpr bool kIntProduct = Codes::kIntScales&& kPlanes == 1;
 
 // acc += the groups' dot products times scales, in the order that integer_isa.h gives.
 template <bool kInt, int kGroups>
@@ -276,21 +253,6 @@ KOMPAKT_INLINE void FewTokens(const uint8_t* tiles, int64_t col_tiles, const Act
   }
 #pragma GCC unroll 4
   for (int t = 0; t < kTokens; ++t) _mm512_storeu_ps(c + t * c_stride, acc[t]);
-}
-
-template <class Codes, int kPlanes>
-KOMPAKT_TARGET void Few(const uint8_t* tiles, int64_t col_tiles, const ActBlock& x, float* c, int64_t c_stride) {
-  static_assert(quantized::kFewTokens == 4);
-  switch (x.tokens) {
-    case 1:
-      return FewTokens<Codes, 1, kPlanes>(tiles, col_tiles, x, c, c_stride);
-    case 2:
-      return FewTokens<Codes, 2, kPlanes>(tiles, col_tiles, x, c, c_stride);
-    case 3:
-      return FewTokens<Codes, 3, kPlanes>(tiles, col_tiles, x, c, c_stride);
-    default:
-      return FewTokens<Codes, 4, kPlanes>(tiles, col_tiles, x, c, c_stride);
-  }
 }
 
 template <class Codes, int kPlanes>
@@ -447,24 +409,8 @@ KOMPAKT_TARGET void Quantize(const float* x, int64_t n, uint8_t* groups, size_t 
   *scale = quantized::ScaleToken<kPlanes>(most_bits, n, groups, stride_bytes);
 }
 
-// What quantized::MakeIsa makes the set of.
-struct Loops {
-  template <int kPlanes>
-  static constexpr auto kQuantize = Quantize<kPlanes>;
-  template <class Codes, int kPlanes>
-  static constexpr auto kFew = Few<Codes, kPlanes>;
-  template <class Codes, int kPlanes>
-  static constexpr auto kUnpack = Unpack<Codes, kPlanes>;
-  template <int kPlanes, bool kInt, int kGroups>
-  static constexpr auto kMany = Many<kPlanes, kInt, kGroups>;
-  static constexpr auto kFinish = Finish;
-  template <const TableSpec& kSpec>
-  using Table = TableCodes<kSpec>;
-  using Q8 = Q8Codes;
-  using Int4 = Int4Codes;
-  using Mxfp4 = Mxfp4Codes;
-  using Nvfp4 = Nvfp4Codes;
-};
+// Needs all above it.
+#include "kernels/quantized/region_loops.h"
 
 }  // namespace
 }  // namespace kompakt::x86
