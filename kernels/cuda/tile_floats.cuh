@@ -62,16 +62,7 @@ KOMPAKT_DEVICE void LoadHalf(SharedPtr<const uint8_t> tile, int half, float bloc
       uint32_t high = 0;
       if constexpr (F::kHighBits > 0) high = words[(F::kLowBits + j * F::kHighBits / 8) * 16 + row];
       const uint32_t values = ValuesOf<F>(low, high, j);
-      constexpr int kScalesAtByte = (F::kLowBits + F::kHighBits) * kLineBytes;
-      const int at = kScalesAtByte + (half * 16 / F::kGroupCols * 16 + row) * F::kScaleBytes;
-      uint32_t bits;
-      if constexpr (F::kScaleBytes == 2) {
-        const uint16_t b = SharedCast<const uint16_t>(tile)[at / 2];
-        bits = b;
-      } else {
-        const uint8_t b = tile[at];
-        bits = b;
-      }
+      const uint32_t bits = ScaleBitsOf<F>(tile, half * 16 / F::kGroupCols, row);
       out->scale[i] = F::Scale(bits);
       const float shift = F::Shift(bits);
       KOMPAKT_UNROLL

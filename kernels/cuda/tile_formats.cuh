@@ -289,6 +289,19 @@ KOMPAKT_DEVICE uint32_t ValuesOf(uint32_t low, uint32_t high, int j) {
   return F::Values(codes);
 }
 
+// The bits of the scale of `row` and `group` in a tile.
+template <typename F>
+KOMPAKT_DEVICE uint32_t ScaleBitsOf(SharedPtr<const uint8_t> tile, int group, int row) {
+  const int at = (F::kLowBits + F::kHighBits) * kLineBytes + (group * 16 + row) * F::kScaleBytes;
+  if constexpr (F::kScaleBytes == 2) {
+    const uint16_t bits = SharedCast<const uint16_t>(tile)[at / 2];
+    return bits;
+  } else {
+    const uint8_t bits = tile[at];
+    return bits;
+  }
+}
+
 // The factor of all of a row that is beside the tiles. Not of fp8_b128, whose scales differ along the row.
 template <typename F>
 KOMPAKT_DEVICE float RowFactor([[maybe_unused]] const float* side, [[maybe_unused]] int row) {

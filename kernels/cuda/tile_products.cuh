@@ -68,15 +68,7 @@ KOMPAKT_DEVICE void LoadTile(SharedPtr<const uint8_t> tile, TileFragment* out) {
   for (int group = 0; group < kGroupsOfTile; ++group) {
     KOMPAKT_UNROLL
     for (int i = 0; i < 2; ++i) {
-      const int at = (F::kLowBits + F::kHighBits) * kLineBytes + (group * 16 + g + i * 8) * F::kScaleBytes;
-      uint32_t bits;
-      if constexpr (F::kScaleBytes == 2) {
-        const uint16_t b = SharedCast<const uint16_t>(tile)[at / 2];
-        bits = b;
-      } else {
-        const uint8_t b = tile[at];
-        bits = b;
-      }
+      const uint32_t bits = ScaleBitsOf<F>(tile, group, g + i * 8);
       out->scale[group][i] = F::Scale(bits);
       out->shift[group][i] = F::Shift(bits);
     }
