@@ -19,7 +19,6 @@ constexpr absl::string_view kEight =
     "embed_tokens = q8_g32\nlm_head = q8_g32\nself_attn.*proj* = q8_g32\nmlp.*_proj = q8_g32\n";
 constexpr absl::string_view kDense4 =
     "mlp.gate_proj = q4_g16\nmlp.up_proj = q4_g16\nmlp.down_proj = q4_g16\nmlp.shared_experts.*_proj = q4_g16\n";
-constexpr absl::string_view kExperts4 = "mlp.experts.*_proj = q4_g32\n";
 constexpr absl::string_view kRest4 =
     "embed_tokens = q4_g16\nlm_head = q4_g16\nself_attn.q_*proj = q4_g16\nself_attn.kv_a_proj_with_mqa = q4_g16\n"
     "self_attn.o_proj = q4_g16\n";
@@ -32,34 +31,31 @@ struct Step {
 };
 
 std::vector<Step> Ladder() {
-  const auto eight = [](absl::string_view rest) { return absl::StrCat(kKeep, kEight, rest); };
+  const auto eight = [](absl::string_view experts, absl::string_view others = "", absl::string_view more = "") {
+    return absl::StrCat(kKeep, kEight, others, experts, more);
+  };
+  const auto experts = [](absl::string_view format) { return absl::StrCat("mlp.experts.*_proj = ", format, "\n"); };
   const auto builtin = [](absl::string_view name) { return QuantRecipe::Builtin(name)->ToText(); };
   return {
       {"lossless", builtin("lossless")},
       {"q8", builtin("q8")},
       {"q6", builtin("q6")},
       {"q5", builtin("q5")},
-      {"q8 with the experts at q4_g16", eight("mlp.experts.*_proj = q4_g16\n")},
+      {"q8 with the experts at q4_g16", eight(experts("q4_g16"))},
       {"q4", builtin("q4")},
-      {"q8 with the experts at q4_g32", eight(kExperts4)},
-      {"experts at q4_g32, other FFN matrices at q4_g16", eight(absl::StrCat(kDense4, kExperts4))},
+      {"q8 with the experts at q4_g32", eight(experts("q4_g32"))},
+      {"experts at q4_g32, other FFN matrices at q4_g16", eight(experts("q4_g32"), kDense4)},
       {"experts at q4_g32, FFN, embedding and queries at q4_g16",
-       eight(absl::StrCat(kDense4, kExperts4, "embed_tokens = q4_g16\nself_attn.q_*proj = q4_g16\n"))},
-      {"experts at q4_g32, all else at q4_g16 but kv_b_proj", eight(absl::StrCat(kDense4, kExperts4, kRest4))},
+       eight(experts("q4_g32"), kDense4, "embed_tokens = q4_g16\nself_attn.q_*proj = q4_g16\n")},
+      {"experts at q4_g32, all else at q4_g16 but kv_b_proj", eight(experts("q4_g32"), kDense4, kRest4)},
       {"q3", builtin("q3")},
-      {"experts at q3_g16, other FFN matrices at q4_g16",
-       eight(absl::StrCat(kDense4, "mlp.experts.*_proj = q3_g16\n"))},
-      {"experts at q3_g16, all else at q4_g16 but kv_b_proj",
-       eight(absl::StrCat(kDense4, "mlp.experts.*_proj = q3_g16\n", kRest4))},
-      {"experts at q3_g32, all else at q4_g16 but kv_b_proj",
-       eight(absl::StrCat(kDense4, "mlp.experts.*_proj = q3_g32\n", kRest4))},
+      {"experts at q3_g16, other FFN matrices at q4_g16", eight(experts("q3_g16"), kDense4)},
+      {"experts at q3_g16, all else at q4_g16 but kv_b_proj", eight(experts("q3_g16"), kDense4, kRest4)},
+      {"experts at q3_g32, all else at q4_g16 but kv_b_proj", eight(experts("q3_g32"), kDense4, kRest4)},
       {"q2", builtin("q2")},
-      {"experts at q2_g16, other FFN matrices at q4_g16",
-       eight(absl::StrCat(kDense4, "mlp.experts.*_proj = q2_g16\n"))},
-      {"experts at q2_g16, all else at q4_g16 but kv_b_proj",
-       eight(absl::StrCat(kDense4, "mlp.experts.*_proj = q2_g16\n", kRest4))},
-      {"experts at q2_g32, all else at q4_g16 but kv_b_proj",
-       eight(absl::StrCat(kDense4, "mlp.experts.*_proj = q2_g32\n", kRest4))},
+      {"experts at q2_g16, other FFN matrices at q4_g16", eight(experts("q2_g16"), kDense4)},
+      {"experts at q2_g16, all else at q4_g16 but kv_b_proj", eight(experts("q2_g16"), kDense4, kRest4)},
+      {"experts at q2_g32, all else at q4_g16 but kv_b_proj", eight(experts("q2_g32"), kDense4, kRest4)},
   };
 }
 
