@@ -78,16 +78,34 @@ def write_checkpoint(fixture, folder):
     write_sparse(os.path.join(folder, "model.safetensors"), model_tensors(config))
 
 
+def handles_signals(process, program):
+    """Whether the process has become `program` and has set its handlers; before, a signal rightly ends it at once."""
+    try:
+        if os.path.realpath(f"/proc/{process.pid}/exe") != os.path.realpath(program):
+            return False
+        with open(f"/proc/{process.pid}/status") as file:
+            caught = int(re.search(r"^SigCgt:\s*(\w+)", file.read(), re.M)[1], 16)
+    except FileNotFoundError:  # it has ended
+        return True
+    return all(caught >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM))
+
+
 class Signals:
-    def __init__(self):
+    def __init__(self, program):
+        self.program = program
         self.rng = random.Random(SEED)
         self.slow = []
         self.longest = 0.0
         self.sent = 0
 
     def stop(self, command, delay, what):
-        """Sends a signal after `delay`; the exit code and stderr, or (0, None) when it was done before."""
+        """Sends a signal `delay` seconds after the program has set its handlers.
+
+        Returns the exit code and stderr, or (0, None) when it was done before.
+        """
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not handles_signals(process, self.program):
+            time.sleep(0.001)
         try:
             process.wait(delay)
             if process.returncode != 0:
@@ -139,7 +157,7 @@ def convert_in_pieces(signals, program, source, destination, flags, seconds):
 
 def main():
     program, fixtures = sys.argv[1:]
-    signals = Signals()
+    signals = Signals(program)
     source = "it's a \"large\" $source"
     write_checkpoint(os.path.join(fixtures, "v2lite"), source)
 
