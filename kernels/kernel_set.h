@@ -251,8 +251,10 @@ struct KernelSet {
   absl::string_view description;
   // Can this machine run it?
   bool (*available)();
-  // Are the tiles of this format multiplied as they lie in the file? Null: every format is decoded to F32 first.
+  // Of `linear`, `ffn` and `expert_ffn`: are the tiles of this format multiplied as they lie in the file, and are they
+  // multiplied with activations that are rounded to integers? Null: none is; every format is decoded to F32 first.
   bool (*native)(FormatId) = nullptr;
+  bool (*rounds)(FormatId) = nullptr;
   ProductKind product = ProductKind::kF32;
 
   // The ops. Each has a row in the op list (op_list.h), which tests and `kompakt bench --ops` walk.

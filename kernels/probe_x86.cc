@@ -5,6 +5,8 @@
 
 #include <immintrin.h>
 
+#include "kernels/x86/cpu.h"
+
 namespace kompakt::probe {
 namespace {
 
@@ -97,20 +99,20 @@ __attribute__((target("avx2"))) uint64_t Maddubs256(int64_t rounds, uint64_t* pr
 Loops X86Loops() {
   Loops loops{};
   const auto products = [&](ProductKind kind) -> auto& { return loops.products[static_cast<size_t>(kind)]; };
-  if (__builtin_cpu_supports("avx2")) {
+  if (x86::HasAvx2()) {
     loops.read = Read256;
+    products(ProductKind::kF32) = F32Products256;
     products(ProductKind::kMaddubs256) = Maddubs256;
-    if (__builtin_cpu_supports("fma")) products(ProductKind::kF32) = F32Products256;
   }
-  if (__builtin_cpu_supports("avx512f")) {
+  if (x86::HasAvxVnni()) products(ProductKind::kVnni256) = AvxVnni256;
+  if (x86::HasAvx512()) {
     loops.read = Read512;
     products(ProductKind::kF32) = F32Products512;
   }
-  if (__builtin_cpu_supports("avx512vnni")) products(ProductKind::kVnni512) = Vnni512;
-  if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl")) {
+  if (x86::HasAvx512Vnni()) {
     products(ProductKind::kVnni256) = Vnni256;
+    products(ProductKind::kVnni512) = Vnni512;
   }
-  if (__builtin_cpu_supports("avxvnni")) products(ProductKind::kVnni256) = AvxVnni256;
   return loops;
 }
 

@@ -101,8 +101,7 @@ bool Matches(const std::string& name, const std::string& filter) {
 absl::StatusOr<std::vector<OpCase>> FilterOps(const KernelSet& set, const std::string& filter) {
   std::vector<OpCase> left;
   for (const OpCase& c : AllOpCases()) {
-    const bool rounds = set.native != nullptr && set.native(c.format);
-    if (c.act != ActPrecision::kF32 && !rounds) continue;
+    if (c.act != ActPrecision::kF32 && (set.rounds == nullptr || !set.rounds(c.format))) continue;
     if (c.shape.timed && Matches(c.Name(), filter)) left.push_back(c);
   }
   if (left.empty()) {
@@ -169,8 +168,9 @@ std::string OpTableLine(const OpTiming& t) {
 
 namespace {
 
-absl::string_view SupportOf(const KernelSet& set, FormatId format) {
-  return set.native != nullptr && set.native(format) ? "native" : "decoded";
+absl::string_view SupportOf(const KernelSet& set, const OpCase& c) {
+  if (!TakesActPrecision(c.op)) return "yes";
+  return set.native != nullptr && set.native(c.format) ? "native" : "decoded";
 }
 
 }  // namespace
@@ -180,7 +180,10 @@ std::string SupportTable() {
   for (const KernelSet* set : AllKernelSets()) {
     absl::StrAppend(&text, set->name, ": ", set->description, set->available() ? "" : " (not on this machine)", "\n");
   }
-  absl::StrAppendFormat(&text, "\n%-14s %-10s", "op", "format");
+  text +=
+      "\nnative: multiplied as the tiles lie in the file; decoded: to F32 first; yes: the set has the op, whatever the "
+      "format\n\n";
+  absl::StrAppendFormat(&text, "%-14s %-10s", "op", "format");
   for (const KernelSet* set : AllKernelSets()) absl::StrAppendFormat(&text, " %-12s", set->name);
   text += "\n";
   const nlohmann::ordered_json support = SupportJson();
@@ -209,7 +212,7 @@ nlohmann::ordered_json SupportJson() {
     }
     nlohmann::ordered_json by_set;
     for (const KernelSet* set : AllKernelSets()) {
-      by_set[std::string(set->name)] = HasMatrix(c.op) ? std::string(SupportOf(*set, c.format)) : "yes";
+      by_set[std::string(set->name)] = std::string(SupportOf(*set, c));
     }
     ops.push_back({{"op", NameOf(c.op)}, {"format", format}, {"sets", by_set}});
   }

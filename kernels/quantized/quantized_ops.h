@@ -5,6 +5,7 @@
 
 #include "kernels/kernel_set.h"
 #include "kernels/quantized/integer_isa.h"
+#include "kernels/quantized/operand.h"
 
 namespace kompakt::quantized {
 
@@ -20,7 +21,10 @@ KernelSet IntegerSet(const KernelSet& portable, ProductKind product, absl::strin
   set.name = kIsa.name;
   set.description = description;
   set.available = kIsa.available;
-  set.native = [](FormatId format) { return kIsa.few[0][static_cast<size_t>(format)] != nullptr; };
+  set.native = [](FormatId format) {
+    return HasIntegerProduct(kIsa, FormatOf(format), ActPrecision::kInt8) || HasFloatProduct(kIsa, FormatOf(format));
+  };
+  set.rounds = [](FormatId format) { return HasIntegerProduct(kIsa, FormatOf(format), ActPrecision::kInt8); };
   set.product = product;
   set.linear = [](const LinearParams& p, KernelContext& context) { return Linear(kIsa, p, context); };
   set.ffn = [](const FfnParams& p, KernelContext& context) { return Ffn(kIsa, p, context); };

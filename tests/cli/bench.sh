@@ -20,6 +20,7 @@ TEXT
 
 expect 0 "$KOMPAKT" bench --ops --list
 stdout_has '^expert_ffn +q4_g16 +decoded +decoded'
+[[ $(uname -m) != x86_64 ]] || stdout_has '^linear +bf16 +decoded +decoded +native'
 stdout_has '^reference: '
 expect 0 "$KOMPAKT" bench --ops --list --json
 stdout_has '"op": "mla_decode"'
