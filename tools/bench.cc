@@ -68,6 +68,7 @@ class BenchVerb : public Verb {
     app.add_flag("--list", list_, "With --ops: print which set supports which format, and measure nothing")->needs(ops);
     DeclareActivationFlag(app, flags_, "auto");
     DeclareCacheFlag(app, flags_.kv, "bf16");
+    DeclareRamLimitFlag(app, flags_)->excludes(synthetic)->excludes(ops);
     DeclareDeviceFlags(app, flags_.device, "cpu");
   }
 
@@ -122,8 +123,15 @@ class BenchVerb : public Verb {
     std::shared_ptr<const WeightStore> weights;
     std::string description = model_;
     uint64_t tensor_bytes = 0;
+    ModelBenchOptions bench{.threads = threads, .repetitions = repetitions_.value_or(3), .paged = nullptr};
     if (synthetic_.empty()) {
-      KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_, options));
+      MemoryLimit limit{.ram_bytes = 0, .of_model_alone = true, .need = {}};  // the probes take memory of their own
+      KOMPAKT_ASSIGN_OR_RETURN(limit.ram_bytes, RamLimitOf(flags_));
+      limit.need = [&](const ModelAssets&, const ArchSpec& arch) -> absl::StatusOr<SessionNeed> {
+        return SessionNeed{RoomFor(tests), static_cast<uint64_t>(arch.vocab_size()) * sizeof(float)};
+      };
+      KOMPAKT_ASSIGN_OR_RETURN(const LoadedModel loaded, LoadModel(model_, options, false, limit));
+      if (loaded.weights->experts() != nullptr) bench.paged = loaded.file;
       weights = loaded.weights;
       tensor_bytes = loaded.tensor_bytes;
     } else {
@@ -147,12 +155,11 @@ class BenchVerb : public Verb {
     {
       Progress progress("bench", "tests");
       progress.Update(0, total);
-      KOMPAKT_RETURN_IF_ERROR(TimeModel(weights, options, {.threads = threads, .repetitions = repetitions_.value_or(3)},
-                                        tests, [&](const ModelTiming& timing) {
-                                          results.push_back(ToJson(timing));
-                                          if (!json_) PrintAnswer(ModelTableLine(timing));
-                                          progress.Update(results.size(), total);
-                                        }));
+      KOMPAKT_RETURN_IF_ERROR(TimeModel(weights, options, bench, tests, [&](const ModelTiming& timing) {
+        results.push_back(ToJson(timing));
+        if (!json_) PrintAnswer(ModelTableLine(timing));
+        progress.Update(results.size(), total);
+      }));
     }
     if (!json_) return kExitYes;
     PrintAnswer(JsonText({{"model", description},

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -16,6 +17,8 @@
 #include "runtime/pass_cost.h"
 #include "runtime/session.h"
 #include "tools/device_flags.h"
+#include "tools/disk_probe.h"
+#include "tools/expert_report.h"
 #include "tools/median.h"
 #include "tools/terminal.h"
 #include "tools/verb.h"
@@ -29,6 +32,7 @@ double SecondsSince(Clock::time_point start) { return std::chrono::duration<doub
 
 constexpr uint64_t kProbeBytes = uint64_t{2} << 30;
 constexpr double kProbeSeconds = 0.05;
+constexpr uint64_t kDiskProbeBytes = uint64_t{1} << 30;
 // Enough for scratch memory and page tables to be there.
 constexpr int64_t kWarmUpTokens = 16;
 
@@ -107,15 +111,15 @@ std::shared_ptr<DeviceModel> OnDevice(const Model& model) {
   return found == target->models.end() ? nullptr : found->second.lock();
 }
 
-// Any valid ids, the same in every run.
-std::vector<int32_t> Ids(const ArchSpec& arch, int64_t n) {
+// Any valid ids, the same in every run. Repetitions have other ones, so that they use other experts.
+std::vector<int32_t> Ids(const ArchSpec& arch, int64_t first, int64_t n) {
   std::vector<int32_t> ids;
-  for (int64_t i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>((i * 7919 + 11) % arch.vocab_size()));
+  for (int64_t i = first; i < first + n; ++i) ids.push_back(static_cast<int32_t>((i * 7919 + 11) % arch.vocab_size()));
   return ids;
 }
 
-absl::Status RunTest(const ModelTest& test, Session& session) {
-  const std::vector<int32_t> ids = Ids(session.model().arch(), test.tokens);
+absl::Status RunTest(const ModelTest& test, int64_t repetition, Session& session) {
+  const std::vector<int32_t> ids = Ids(session.model().arch(), repetition * test.tokens, test.tokens);
   const absl::Span<const int32_t> all(ids);
   const int64_t step = test.prompt ? test.tokens : 1;
   for (int64_t at = 0; at < test.tokens; at += step) {
@@ -149,27 +153,56 @@ void CountCost(const ModelBinding& model, double cache_row_bytes, int64_t chunk_
 
 // Fills probes, fraction and bound. `measured`: before the first repetition, and after each or after the last.
 void CompareWithProbes(const std::vector<Probes::Speeds>& measured, ModelTiming* timing) {
-  std::vector<double> reads, ceilings, fractions, memory_shares;
+  std::vector<double> reads, ceilings, fractions;
+  std::map<absl::string_view, std::vector<double>> shares;
   for (size_t i = 0; i < timing->tokens_per_second.size(); ++i) {
     const Probes::Speeds& before = measured[std::min(i, measured.size() - 2)];
     const Probes::Speeds& after = measured[std::min(i, measured.size() - 2) + 1];
     const double speed = timing->tokens_per_second[i];
     reads.push_back((before.read + after.read) / 2);
     ceilings.push_back((before.products + after.products) / 2);
-    const auto share = [](double work, double probe) { return probe > 0 ? work / probe : 0; };
-    memory_shares.push_back(share(speed * (timing->weight_bytes + timing->cache_bytes), reads.back()));
-    fractions.push_back(std::max(memory_shares.back(), share(speed * timing->products, ceilings.back())));
+    double fraction = 0;
+    const auto compare = [&](absl::string_view bound, double work, double probe) {
+      if (probe == 0) return;
+      shares[bound].push_back(speed * work / probe);
+      fraction = std::max(fraction, shares[bound].back());
+    };
+    compare("memory", timing->weight_bytes + timing->cache_bytes, reads.back());
+    compare("products", timing->products, ceilings.back());
+    compare("disk", timing->missed_bytes, timing->disk_probe);
+    fractions.push_back(fraction);
   }
   timing->read_probe = Median(reads);
   timing->product_probe = Median(ceilings);
   // Bytes alone say nothing of a prompt.
   if (timing->product_probe == 0 && timing->test.prompt) return;
   timing->fraction = Median(fractions);
-  timing->memory_bound = Median(memory_shares) >= timing->fraction;
+  double most = -1;
+  for (const auto& [bound, of_bound] : shares) {
+    if (Median(of_bound) <= most) continue;
+    most = Median(of_bound);
+    timing->bound = bound;
+  }
 }
 
-absl::StatusOr<ModelTiming> TimeTest(const ModelTest& test, int repetitions, Session& session, Probes& probes,
-                                     EnergyWatch& energy) {
+absl::StatusOr<double> DiskSpeed(const PackedReader& file) {
+  KOMPAKT_ASSIGN_OR_RETURN(const DiskProbe probe, ProbeDisk(file, kDiskProbeBytes));
+  return probe.bytes_per_second;
+}
+
+// What the cache did since `before`, and what the disk allowed.
+void CountExperts(const ExpertCacheStats& experts, double before, double after, ModelTiming* timing) {
+  timing->experts = experts;
+  timing->disk_probe = (before + after) / 2;
+  const uint64_t reads = experts.misses() + experts.guesses;
+  if (reads == 0) return;
+  timing->missed_bytes = static_cast<double>(experts.read_bytes) / static_cast<double>(timing->measured_tokens()) *
+                         static_cast<double>(experts.misses() + experts.guessed) / static_cast<double>(reads);
+}
+
+absl::StatusOr<ModelTiming> TimeTest(const ModelTest& test, const ModelBenchOptions& options, Session& session,
+                                     Probes& probes, EnergyWatch& energy) {
+  const int repetitions = options.repetitions;
   ModelTiming timing;
   timing.test = test;
   timing.threads = session.model().options().threads;
@@ -182,8 +215,14 @@ absl::StatusOr<ModelTiming> TimeTest(const ModelTest& test, int repetitions, Ses
   KOMPAKT_RETURN_IF_ERROR(session.AppendRandomRows(test.depth));
   ModelTest warm_up = test;
   warm_up.tokens = std::min(test.tokens, kWarmUpTokens);
-  KOMPAKT_RETURN_IF_ERROR(RunTest(warm_up, session));
+  KOMPAKT_RETURN_IF_ERROR(RunTest(warm_up, repetitions, session));
 
+  const ExpertCache* const experts = session.model().weights().experts();
+  double disk_before = 0;
+  if (experts != nullptr) {
+    KOMPAKT_ASSIGN_OR_RETURN(disk_before, DiskSpeed(*options.paged));
+  }
+  const ExpertCacheStats stats_before = experts != nullptr ? experts->stats() : ExpertCacheStats{};
   EnergyStretch work;
   KOMPAKT_ASSIGN_OR_RETURN(const Probes::Speeds first, probes.Measure());
   std::vector<Probes::Speeds> measured = {first};
@@ -191,13 +230,18 @@ absl::StatusOr<ModelTiming> TimeTest(const ModelTest& test, int repetitions, Ses
   for (int i = 0; i < repetitions; ++i) {
     KOMPAKT_RETURN_IF_ERROR(session.Rewind(test.depth));
     const auto start = Clock::now();
-    KOMPAKT_RETURN_IF_ERROR(RunTest(test, session));
+    KOMPAKT_RETURN_IF_ERROR(RunTest(test, i, session));
     timing.tokens_per_second.push_back(static_cast<double>(test.tokens) / SecondsSince(start));
     work += energy.Cut();
     if (!probes.in_between() && i + 1 < repetitions) continue;
     KOMPAKT_ASSIGN_OR_RETURN(const Probes::Speeds after, probes.Measure());
     measured.push_back(after);
     energy.Restart();
+  }
+  if (experts != nullptr) {
+    const ExpertCacheStats stats = experts->stats().Since(stats_before);
+    KOMPAKT_ASSIGN_OR_RETURN(const double disk_after, DiskSpeed(*options.paged));
+    CountExperts(stats, disk_before, disk_after, &timing);
   }
   CompareWithProbes(measured, &timing);
   if (const std::optional<double> joules = energy.JoulesOf(work); joules.has_value()) {
@@ -241,8 +285,7 @@ absl::Status TimeModel(const std::shared_ptr<const WeightStore>& weights, const 
       KOMPAKT_ASSIGN_OR_RETURN(probes, CpuProbes::Create(threads, model->kernels().product));
     }
     for (const ModelTest& test : tests) {
-      KOMPAKT_ASSIGN_OR_RETURN(const ModelTiming timing,
-                               TimeTest(test, options.repetitions, *session, *probes, energy));
+      KOMPAKT_ASSIGN_OR_RETURN(const ModelTiming timing, TimeTest(test, options, *session, *probes, energy));
       report(timing);
     }
   }
@@ -270,7 +313,12 @@ nlohmann::ordered_json ToJson(const ModelTiming& t) {
                                  {"fraction_of_bound", measured(t.fraction)},
                                  {"joules_per_token", nullptr},
                                  {"placement", nullptr}};
-  if (t.fraction > 0) json["bound"] = t.memory_bound ? "memory" : "products";
+  if (t.fraction > 0) json["bound"] = t.bound;
+  if (t.experts.has_value()) {
+    json["experts"] = ExpertJson(*t.experts, t.measured_tokens());
+    json["missed_bytes_per_token"] = t.missed_bytes;
+    json["disk_probe_bytes_per_second"] = t.disk_probe;
+  }
   if (!t.placement.empty()) json["placement"] = t.placement;
   if (t.joules_per_token.has_value()) json["joules_per_token"] = *t.joules_per_token;
   return json;
@@ -286,13 +334,17 @@ std::string ModelTableLine(const ModelTiming& t) {
   const auto probe = [](double per_second) {
     return per_second > 0 ? absl::StrFormat("%.1f", per_second * 1e-9) : std::string("-");
   };
-  return absl::StrFormat(
+  std::string line = absl::StrFormat(
       "%-14s %3d %9.2f +/- %4.2f %10s %10s %8.2f %8s %8.1f %8s  %-16s %s\n", t.test.Name(), t.threads, t.mean,
       t.deviation, HumanBytes(static_cast<uint64_t>(t.weight_bytes)), HumanBytes(static_cast<uint64_t>(t.cache_bytes)),
       t.mean * bytes * 1e-9, probe(t.read_probe), t.mean * t.products * 1e-9, probe(t.product_probe),
-      t.fraction > 0 ? absl::StrFormat("%.2f %s", t.fraction, t.memory_bound ? "memory" : "products")
-                     : std::string("not measured"),
+      t.fraction > 0 ? absl::StrFormat("%.2f %s", t.fraction, t.bound) : std::string("not measured"),
       t.joules_per_token.has_value() ? absl::StrFormat("%.2f", *t.joules_per_token) : std::string("not measured"));
+  if (t.experts.has_value()) {
+    absl::StrAppend(&line, ExpertLine("  experts", *t.experts, t.measured_tokens()), "; the disk gives ",
+                    HumanBytes(static_cast<uint64_t>(t.disk_probe)), "/s\n");
+  }
+  return line;
 }
 
 }  // namespace kompakt

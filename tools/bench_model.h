@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "format/packed_reader.h"
 #include "nlohmann/json.hpp"
+#include "runtime/expert_cache.h"
 #include "runtime/model.h"
 
 namespace kompakt {
@@ -17,6 +19,8 @@ namespace kompakt {
 struct ModelBenchOptions {
   std::vector<int> threads;
   int repetitions = 3;
+  // Where experts are read as they are needed (runtime/expert_cache.h): the file that they are in. Else null.
+  std::shared_ptr<const PackedReader> paged;
 };
 
 // One thing to measure: a prompt of `tokens` in one call, or `tokens` calls of one token each, at a cache that holds
@@ -42,11 +46,17 @@ struct ModelTiming {
   // device: before and after all). 0: not measured, in the simulator and where a model lies on device and host.
   double read_probe = 0;
   double product_probe = 0;  // likewise; never measured on a device
-  // max(bytes / read probe, products / product probe) / seconds: the median of repetitions; and which of both it is. On
-  // a device the bytes alone, of single tokens. 0: not measured.
+  // Of all repetitions; only where experts are read as they are needed.
+  std::optional<ExpertCacheStats> experts;
+  double missed_bytes =
+      0;                  // per token: of experts that were needed and not in memory; guesses that failed are not in it
+  double disk_probe = 0;  // bytes per second of the reads that experts take, mean of before and after
+  // max(bytes / read probe, products / product probe, missed bytes / disk probe) / seconds: the median of repetitions;
+  // and which it is: "memory", "products" or "disk". On a device the bytes alone, of single tokens. 0: not measured.
   double fraction = 0;
-  bool memory_bound = false;
+  absl::string_view bound;
   std::optional<double> joules_per_token;
+  int64_t measured_tokens() const { return static_cast<int64_t>(tokens_per_second.size()) * test.tokens; }
   std::string placement;  // what of the model lies on the device; empty: the CPU runs it
 };
 

@@ -29,9 +29,10 @@ absl::StatusOr<CacheFormat> ResolveCacheFlag(const std::string& kv) {
   return format;
 }
 
-void DeclareRamLimitFlag(CLI::App& app, RuntimeFlags& flags) {
-  app.add_option("--ram", flags.ram,
-                 "Run a packed file within this much memory, for example 6GiB: experts are read as they are needed");
+CLI::Option* DeclareRamLimitFlag(CLI::App& app, RuntimeFlags& flags) {
+  return app.add_option(
+      "--ram", flags.ram,
+      "Run a packed file within this much memory, for example 6GiB: experts are read as they are needed");
 }
 
 absl::StatusOr<uint64_t> RamLimitOf(const RuntimeFlags& flags) {

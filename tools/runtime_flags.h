@@ -28,8 +28,8 @@ void DeclareActivationFlag(CLI::App& app, RuntimeFlags& flags, const char* defau
 void DeclareCacheFlag(CLI::App& app, std::string& kv, const char* default_kv);
 // kInvalidArgument naming --kv for what is no format.
 absl::StatusOr<CacheFormat> ResolveCacheFlag(const std::string& kv);
-// Adds --ram to a verb that can run a packed file without all of it in memory.
-void DeclareRamLimitFlag(CLI::App& app, RuntimeFlags& flags);
+// Adds --ram to a verb that can run a packed file without all of it in memory; the option, for what it excludes.
+CLI::Option* DeclareRamLimitFlag(CLI::App& app, RuntimeFlags& flags);
 // Bytes of --ram; 0 where it was not given. kInvalidArgument when it is no amount.
 absl::StatusOr<uint64_t> RamLimitOf(const RuntimeFlags& flags);
 

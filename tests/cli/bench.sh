@@ -58,6 +58,24 @@ expect 0 "$KOMPAKT" bench --synthetic v2-lite --layers 1 --recipe q3 -p 4 -n 2 -
 stdout_has '^DeepSeek-V2-Lite, 1 of 27 layers, recipe q3, random weights: '
 stdout_has '^tg2 @ 8 +2 '
 
+# Experts read as they are needed: the disk beside what it gives.
+expect 0 "$KOMPAKT" bench tiny.kpk --ram 16MiB -p 8 -n 4 -d 0 -t 1 -r 2 --json
+cp .stdout paged.json
+expect 0 "$PYTHON" - paged.json model.json <<'TEXT'
+import json, sys
+paged, mapped = (json.load(open(path)) for path in sys.argv[1:])
+assert [row["test"] for row in paged["results"]] == ["pp8", "tg4"], paged
+for row in paged["results"]:
+    experts = row["experts"]
+    assert experts["tokens"] == 2 * (row["n_prompt"] + row["n_gen"]) and experts["uses"] > 0, row
+    assert experts["hits"] + experts["guessed"] + experts["misses"] == experts["uses"], row
+    assert 0 <= row["missed_bytes_per_token"] <= experts["read_bytes_per_token"], row
+    assert row["disk_probe_bytes_per_second"] > 0 and row["bound"] in ("memory", "products", "disk"), row
+assert not any("experts" in row for row in mapped["results"]), mapped
+TEXT
+expect 0 "$KOMPAKT" bench tiny.kpk --ram 16MiB -p 0 -n 4 -d 0 -t 1 -r 1
+stdout_has '^  experts: .* in memory, .* the disk gives .*B/s$'
+
 # On a device: the same tests, one number of threads, and no probe in a simulator.
 expect 0 "$KOMPAKT" bench tiny.kpk -p 10 -n 2 -d 0,70 -t 1,2 -r 2 --device cuda-sim --json
 cp .stdout device.json
@@ -90,6 +108,9 @@ stderr_has '--synthetic'
 expect 2 "$KOMPAKT" bench tiny.kpk --synthetic v2-lite
 expect 2 "$KOMPAKT" bench tiny.kpk --ops
 expect 2 "$KOMPAKT" bench tiny.kpk --recipe q4
+expect 2 "$KOMPAKT" bench --synthetic v2-lite --ram 1GiB
+expect 2 "$KOMPAKT" bench tiny.kpk --ram 1MiB
+stderr_has '--ram: expected at least .* found 1 MiB'
 expect 2 "$KOMPAKT" bench tiny.kpk -p 0 -n 0
 expect 2 "$KOMPAKT" bench tiny.kpk -d 4096,many
 stderr_has '-d.*many'
