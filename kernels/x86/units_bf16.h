@@ -8,7 +8,11 @@ struct U {
 };
 KOMPAKT_X86_INLINE U LoadUnits(const uint32_t* p) { return {reinterpret_cast<__m512bh>(_mm512_loadu_si512(p))}; }
 KOMPAKT_X86_INLINE U BroadcastUnit(const uint32_t* p) {
-  return {reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int32_t>(*p)))};
+  __m512i unit = _mm512_set1_epi32(static_cast<int32_t>(*p));
+#if defined(__clang__)
+  asm("" : "+v"(unit));  // clang 16 recurses without end over a broadcast that becomes bf16
+#endif
+  return {reinterpret_cast<__m512bh>(unit)};
 }
 KOMPAKT_X86_INLINE V MultiplyAdd(V sum, U b, U a) { return {_mm512_dpbf16_ps(sum.v, b.v, a.v)}; }
 
