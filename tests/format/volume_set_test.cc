@@ -122,7 +122,7 @@ TEST(VolumeSet, HoldsTheRecordsOfTheWholeFile) {
 TEST(VolumeSet, ReadsAndWritesAcrossABoundary) {
   const ScratchFolder folder(ScratchFolder::Place::kMemory);
   Volumes volumes;
-  for (const uint64_t end : {8192, 12288, 12352}) volumes.add_ends(end);
+  for (const uint64_t end : {8192u, 12288u, 12352u}) volumes.add_ends(end);
   std::vector<std::unique_ptr<File>> files;
   for (const char* name : {"1", "2", "3"}) files.push_back(*PosixFileSystem().OpenForWrite(folder / name));
   const std::unique_ptr<File> joined = JoinVolumes(std::move(files), volumes);

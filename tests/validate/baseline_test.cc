@@ -47,7 +47,7 @@ TEST(BaselineRecord, TakesAtMost300BytesForEveryVocabularyUpToHalfAMillion) {
 }
 
 TEST(BaselineRecord, KeepsTheMostLikelyTokensAndTheMassOfTheOthers) {
-  for (const size_t vocab : {1, 2, 7, 64, 65, 4096}) {
+  for (const size_t vocab : {1u, 2u, 7u, 64u, 65u, 4096u}) {
     const std::vector<float> logits = RandomLogits(vocab, 11, 3);
     const BaselineToken token = RoundTrip(logits, 0);
     double total = 0;
@@ -105,7 +105,7 @@ TEST(BaselineRecord, RefusesWhatNoDistributionIs) {
     std::memcpy(bytes.data() + at, &value, sizeof(value));
   };
   EXPECT_TRUE(with([](auto&) {}).ok());
-  for (const size_t field : {0, 4, 8, 12}) {
+  for (const size_t field : {0u, 4u, 8u, 12u}) {
     for (const float value : {std::nanf(""), INFINITY, -INFINITY}) {
       EXPECT_EQ(with([&](auto& b) { put(b, field, value); }).code(), absl::StatusCode::kDataLoss) << field;
     }
