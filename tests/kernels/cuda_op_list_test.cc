@@ -23,8 +23,6 @@ struct Gap {
 };
 constexpr Gap kGaps[] = {
     {OpId::kRope, "no kernel of its own: mla_absorb, mla_prefill and mla_append rotate what they read, in their cases"},
-    {OpId::kIndexAppend, "attention over selected rows does not run on a device"},
-    {OpId::kIndexSelect, "attention over selected rows does not run on a device"},
 };
 
 const Gap* GapOf(OpId op) {

@@ -356,6 +356,98 @@ absl::Status MlaSparse(const MlaSparseParams& p, KernelContext& /*context*/) {
   return Decode(p.mla, p.ids, p.selected);
 }
 
+// ---- The indexer.
+
+// An index cache of the CPU and the device's copy of its rows, BF16 both.
+class CopiedKeys {
+ public:
+  CopiedKeys(Call& call, const IndexCache& cache) : call_(call), host_(cache) {
+    device_ = {.dim = static_cast<int>(cache.dim), .capacity = cache.capacity};
+    if (cache.format == CacheFormat::kF32) status_ = absl::UnimplementedError("a device has no cache of F32");
+    rows_.assign(static_cast<size_t>(cache.capacity * device_.dim_padded()), 0);
+    for (int64_t j = 0; j < cache.capacity; ++j) std::memcpy(RowOf(j), HostRow(j), row_bytes());
+    device_.data = call.Upload(rows_);
+  }
+
+  absl::Status status() const { return status_; }
+  const cuda::DeviceIndexCache& device() const { return device_; }
+
+  // Rows [0, n) back into the CPU's cache.
+  void Take(int64_t n) {
+    call_.Take(device_.data, n * device_.dim_padded(), rows_.data());
+    for (int64_t j = 0; j < n; ++j) std::memcpy(HostRow(j), RowOf(j), row_bytes());
+  }
+
+ private:
+  uint64_t row_bytes() const { return static_cast<uint64_t>(host_.dim) * sizeof(uint16_t); }
+  uint8_t* HostRow(int64_t j) const { return host_.data + static_cast<uint64_t>(j) * host_.row_bytes(); }
+  uint16_t* RowOf(int64_t j) { return rows_.data() + j * device_.dim_padded(); }
+
+  Call& call_;
+  IndexCache host_;
+  cuda::DeviceIndexCache device_;
+  std::vector<uint16_t> rows_;
+  absl::Status status_;
+};
+
+absl::Status IndexAppend(const IndexAppendParams& p, KernelContext& /*context*/) {
+  Call call;
+  CopiedKeys keys(call, p.cache);
+  if (!keys.status().ok()) return keys.status();
+  const int32_t position = static_cast<int32_t>(p.position);
+  call.Queue(call.kernels().index_append({.a = call.Upload(p.a, p.tokens * p.cache.dim),
+                                          .norm = call.Upload(p.norm, p.cache.dim),
+                                          .bias = call.Upload(p.bias, p.cache.dim),
+                                          .eps = static_cast<float>(p.eps),
+                                          .rotation = {.cos_sin = call.Upload(p.cos_sin, p.tokens * p.rope_dim),
+                                                       .dim = static_cast<int>(p.rope_dim),
+                                                       .halves = p.pairs == RotaryPairs::kHalves},
+                                          .position = call.Upload(&position, 1),
+                                          .tokens = static_cast<int>(p.tokens),
+                                          .cache = keys.device()},
+                                         nullptr),
+             "index_append");
+  keys.Take(p.position + p.tokens);
+  return call.status();
+}
+
+// The queries of the op are rotated: the device is told that there is nothing to rotate.
+absl::Status IndexSelect(const IndexSelectParams& p, KernelContext& /*context*/) {
+  Call call;
+  const CopiedKeys keys(call, p.cache);
+  if (!keys.status().ok()) return keys.status();
+  const int32_t position = static_cast<int32_t>(p.position);
+  const int tokens = static_cast<int>(p.tokens);
+  const int32_t* const at = call.Upload(&position, 1);
+  float* const scores = call.Zeros<float>(p.tokens * p.cache.capacity);
+  const cuda::IndexSelectParams select{.top_k = static_cast<int>(p.top_k),
+                                       .position = at,
+                                       .tokens = tokens,
+                                       .capacity = p.cache.capacity,
+                                       .scores = scores,
+                                       .order = call.Zeros<int32_t>(p.tokens * p.cache.capacity),
+                                       .ids = call.Zeros<int32_t>(p.tokens * p.top_k),
+                                       .not_finite = call.Zeros<uint32_t>(1)};
+  call.Queue(call.kernels().index_scores({.heads = static_cast<int>(p.heads),
+                                          .q = call.Upload(p.q, p.tokens * p.heads * p.cache.dim),
+                                          .w = call.Upload(p.w, p.tokens * p.heads),
+                                          .scale = p.scale,
+                                          .rotation = {},
+                                          .position = at,
+                                          .tokens = tokens,
+                                          .rows = static_cast<int>(p.position + p.tokens),
+                                          .cache = keys.device(),
+                                          .scores = scores},
+                                         nullptr),
+             "index_scores");
+  call.Queue(call.kernels().index_select(select, nullptr), "index_select");
+  call.Take<int32_t>(select.ids, p.tokens * p.top_k, p.ids);
+  uint32_t not_finite = 0;
+  call.Take<uint32_t>(select.not_finite, 1, &not_finite);
+  *p.finite = not_finite == 0;
+  return call.status();
+}
+
 // ---- FFNs.
 
 absl::Status Route(const RouteParams& p, KernelContext& /*context*/) {
@@ -480,8 +572,8 @@ const KernelSet& DeviceKernelSet(const std::string& device) {
       .latent_append = LatentAppend,
       .mla_prefill = MlaPrefill,
       .mla_decode = MlaDecode,
-      .index_append = nullptr,
-      .index_select = nullptr,
+      .index_append = IndexAppend,
+      .index_select = IndexSelect,
       .mla_sparse = MlaSparse,
       .route = Route,
       .ffn = Ffn,
