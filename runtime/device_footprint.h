@@ -4,8 +4,10 @@
 #include <cstdint>
 
 #include "format/arch_spec.pb.h"
+#include "kernels/cuda/index_params.h"
 #include "kernels/cuda/mla_params.h"
 #include "kernels/latent_cache.h"
+#include "runtime/placement.h"
 
 namespace kompakt {
 
@@ -14,11 +16,19 @@ inline constexpr int64_t kDeviceChunkTokens = 256;
 
 struct DeviceFootprint {
   uint64_t cache_token_bytes = 0;  // of one token in the latent cache of one layer
+  uint64_t index_token_bytes = 0;  // and in the index cache of a layer with an indexer
   uint64_t working_bytes = 0;      // activations, scratch and staging; an upper bound
 };
 
 // The latent cache of one layer of `context` rows, without memory: int8 where that is asked for, else BF16.
 cuda::DeviceLatentCache DeviceCacheOf(const ArchSpec& arch, CacheFormat format, int64_t context);
+
+// The keys of an indexer, likewise; without rows where no token of a timeline of `context` sees more than index_topk
+// rows, so that none are selected.
+cuda::DeviceIndexCache DeviceIndexCacheOf(const ArchSpec& arch, int64_t context);
+
+// Bytes of the caches that a token reads behind `depth` others, in a timeline of so many.
+CacheReads DeviceCacheReads(const ArchSpec& arch, const DeviceFootprint& footprint, int64_t depth);
 
 // For a timeline of `context` tokens. `arch` must have passed ValidateArchSpec.
 DeviceFootprint DeviceFootprintOf(const ArchSpec& arch, CacheFormat format, int64_t context);

@@ -1,6 +1,7 @@
 #include "runtime/device_layer.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "format/status.h"
 
@@ -49,9 +50,13 @@ cuda::RowsOut Plain(float* y, int64_t stride) {
 
 }  // namespace
 
-int DeviceLayers::Splits(int64_t tokens, int64_t rows) const {
-  return cuda::MlaSplits(static_cast<int>(arch_.mla().num_attention_heads()), static_cast<int>(tokens), rows,
-                         std::min(device_.properties().multiprocessors, kMostMultiprocessors));
+DeviceLayers::Step DeviceLayers::StepOf(DeviceStream stream, int64_t tokens, int64_t position, int64_t rows) const {
+  const bool selects = Selects(rows);
+  const int64_t attended = selects ? arch_.indexer().index_topk() : rows;
+  const int64_t together = std::min(tokens, cuda::kDecodeTokens);
+  const int splits = cuda::MlaSplits(static_cast<int>(arch_.mla().num_attention_heads()), static_cast<int>(together),
+                                     attended, std::min(device_.properties().multiprocessors, kMostMultiprocessors));
+  return {.stream = stream, .tokens = tokens, .position = position, .splits = splits, .rows = rows, .selects = selects};
 }
 
 cuda::ActivationLayout DeviceLayers::LayoutFor(std::initializer_list<Consumer> consumers, int64_t cols, bool router,
@@ -59,6 +64,7 @@ cuda::ActivationLayout DeviceLayers::LayoutFor(std::initializer_list<Consumer> c
   cuda::ActivationLayout layout{.cols = static_cast<int32_t>(cols), .with_squares = norm};
   bool floats = router;
   for (const Consumer& consumer : consumers) {
+    if (!consumer.there) continue;
     const int planes = HasCodes(consumer.format) ? PlanesFor(model_.options().act.Of(consumer.role)) : 0;
     layout.planes = std::max(layout.planes, planes);
     floats |= planes == 0;
@@ -78,7 +84,9 @@ cuda::Activations DeviceLayers::Entering(const Step& step, int64_t layer) const 
     const bool compressed = w.q_a_proj.rows > 0;
     layout = LayoutFor(
         {{compressed ? w.q_a_proj.format : w.q_proj.format, compressed ? TensorRole::kQAProj : TensorRole::kQProj},
-         {w.kv_a_proj.format, TensorRole::kKvAProj}},
+         {w.kv_a_proj.format, TensorRole::kKvAProj},
+         {w.indexer.wk.format, TensorRole::kIndexK, KeepsKeys(layer)},
+         {w.indexer.weights.format, TensorRole::kIndexWeights, KeepsKeys(layer)}},
         h, false, true);
   }
   cuda::Activations a = layout.Place(scratch_.attention_x, step.tokens, static_cast<float>(arch_.rms_norm_eps()));
@@ -87,7 +95,10 @@ cuda::Activations DeviceLayers::Entering(const Step& step, int64_t layer) const 
 }
 
 cuda::Activations DeviceLayers::QueryLatent(const Step& step, int64_t layer) const {
-  return LayoutFor({{LayerAt(layer).q_b_proj.format, TensorRole::kQBProj}}, arch_.mla().q_lora_rank(), false, true)
+  const DeviceLayer& w = LayerAt(layer);
+  return LayoutFor({{w.q_b_proj.format, TensorRole::kQBProj},
+                    {w.indexer.wq_b.format, TensorRole::kIndexQB, KeepsKeys(layer)}},
+                   arch_.mla().q_lora_rank(), false, true)
       .Place(scratch_.q_latent, step.tokens, static_cast<float>(arch_.mla().latent_norm_eps()));
 }
 
@@ -164,11 +175,23 @@ absl::Status DeviceLayers::Queries(const Step& step, const DeviceLayer& w, int64
     first.jobs[0] = {.w = w.q_proj, .out = to_q};
   }
   first.jobs[1] = {.w = w.kv_a_proj, .out = Plain(scratch_.kv_a, mla.kv_lora_rank() + mla.qk_rope_head_dim())};
+  const bool selects = step.selects && KeepsKeys(layer);
+  if (KeepsKeys(layer)) {
+    first.jobs[first.n_jobs++] = {.w = w.indexer.wk, .out = Plain(scratch_.index_k, w.indexer.wk.rows)};
+  }
+  if (selects) {
+    first.jobs[first.n_jobs++] = {.w = w.indexer.weights, .out = Plain(scratch_.index_weights, w.indexer.weights.rows)};
+  }
   KOMPAKT_RETURN_IF_ERROR(device_.LaunchStatus(device_.kernels().linear(first, step.stream), "linear"));
-  // Few tokens leave the rest to mla_absorb.
-  if (!compressed || step.tokens <= cuda::kDecodeTokens) return absl::OkStatus();
+  if (!compressed) return absl::OkStatus();
   cuda::LinearParams second = Product(step, QueryLatent(step, layer));
-  second.jobs[0] = {.w = w.q_b_proj, .out = to_q};
+  second.n_jobs = 0;
+  // Few tokens leave it to mla_absorb.
+  if (step.tokens > cuda::kDecodeTokens) second.jobs[second.n_jobs++] = {.w = w.q_b_proj, .out = to_q};
+  if (selects) {
+    second.jobs[second.n_jobs++] = {.w = w.indexer.wq_b, .out = Plain(scratch_.index_q, w.indexer.wq_b.rows)};
+  }
+  if (second.n_jobs == 0) return absl::OkStatus();
   return device_.LaunchStatus(device_.kernels().linear(second, step.stream), "linear");
 }
 
@@ -190,13 +213,73 @@ absl::Status DeviceLayers::AppendRows(const Step& step, int64_t layer) const {
                               "mla_append");
 }
 
-absl::Status DeviceLayers::AttendFew(const Step& step, const DeviceLayer& w, int64_t layer) const {
+cuda::IndexRotation DeviceLayers::IndexRotationOf(const float* cos_sin) const {
+  return {.cos_sin = cos_sin,
+          .dim = static_cast<int>(arch_.mla().qk_rope_head_dim()),
+          .halves = !arch_.indexer().rope_interleave()};
+}
+
+absl::Status DeviceLayers::AppendKeys(const Step& step, int64_t layer) const {
+  const DeviceIndexer& w = LayerAt(layer).indexer;
+  const DeviceScratch::Input input = DeviceScratch::InputAt(scratch_.input, arch_, step.tokens);
+  const cuda::IndexAppendParams params{.a = scratch_.index_k,
+                                       .norm = w.k_norm,
+                                       .bias = w.k_bias,
+                                       .eps = static_cast<float>(arch_.indexer().k_norm_eps()),
+                                       .rotation = IndexRotationOf(input.cos_sin),
+                                       .position = input.position,
+                                       .tokens = static_cast<int>(step.tokens),
+                                       .cache = keys_[layer]};
+  return device_.LaunchStatus(device_.kernels().index_append(params, step.stream), "index_append");
+}
+
+absl::Status DeviceLayers::SelectRows(const Step& step, int64_t layer) const {
+  const IndexerSpec& spec = arch_.indexer();
+  const int64_t rope = arch_.mla().qk_rope_head_dim();
+  const int64_t heads = spec.index_n_heads(), top_k = spec.index_topk();
+  const auto size = static_cast<double>(heads) * static_cast<double>(spec.index_head_dim());
+  const CudaKernels& kernels = device_.kernels();
+  const DeviceScratch::Input input = DeviceScratch::InputAt(scratch_.input, arch_, step.tokens);
+  const int64_t group = DeviceScratch::SelectGroup(keys_[layer].capacity, scratch_.tokens());
+  for (int64_t first = 0; first < step.tokens; first += group) {
+    const auto tokens = static_cast<int>(std::min(group, step.tokens - first));
+    const cuda::IndexScoresParams scores{.heads = static_cast<int>(heads),
+                                         .q = scratch_.index_q + first * heads * spec.index_head_dim(),
+                                         .w = scratch_.index_weights + first * heads,
+                                         .scale = static_cast<float>(1 / std::sqrt(size)),
+                                         .rotation = IndexRotationOf(input.cos_sin + first * rope),
+                                         .position = input.position,
+                                         .first = static_cast<int>(first),
+                                         .tokens = tokens,
+                                         .rows = static_cast<int>(step.rows),
+                                         .cache = keys_[layer],
+                                         .scores = scratch_.index_scores};
+    KOMPAKT_RETURN_IF_ERROR(device_.LaunchStatus(kernels.index_scores(scores, step.stream), "index_scores"));
+    const cuda::IndexSelectParams select{.top_k = static_cast<int>(top_k),
+                                         .position = input.position,
+                                         .first = static_cast<int>(first),
+                                         .tokens = tokens,
+                                         .capacity = keys_[layer].capacity,
+                                         .scores = scratch_.index_scores,
+                                         .order = scratch_.index_order,
+                                         .ids = scratch_.selected + first * top_k,
+                                         .not_finite = scratch_.index_not_finite + layer};
+    KOMPAKT_RETURN_IF_ERROR(device_.LaunchStatus(kernels.index_select(select, step.stream), "index_select"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DeviceLayers::AttendFew(const Step& step, const DeviceLayer& w, int64_t layer, int64_t first,
+                                     int64_t few) const {
   const MlaSpec& mla = arch_.mla();
   const auto heads = static_cast<int>(mla.num_attention_heads());
   const auto nope = static_cast<int>(mla.qk_nope_head_dim());
   const auto value = static_cast<int>(mla.v_head_dim());
   const auto rank = static_cast<int>(mla.kv_lora_rank());
-  const auto tokens = static_cast<int>(step.tokens);
+  const auto tokens = static_cast<int>(few);
+  const bool whole = few == step.tokens;
+  const int64_t top_k = arch_.indexer().index_topk();
+  const int64_t rope = mla.qk_rope_head_dim();
   const CudaKernels& kernels = device_.kernels();
   const DeviceScratch::Input input = DeviceScratch::InputAt(scratch_.input, arch_, step.tokens);
   cuda::MlaAbsorbParams absorb{.heads = heads,
@@ -206,12 +289,13 @@ absl::Status DeviceLayers::AttendFew(const Step& step, const DeviceLayer& w, int
                                .rank = rank,
                                .softmax_scale = model_.binding().softmax_scale,
                                .kv_b = w.kv_b_proj,
-                               .q = scratch_.q,
-                               .cos_sin = input.cos_sin,
+                               .q = scratch_.q + first * heads * (nope + rope),
+                               .cos_sin = input.cos_sin + first * rope,
                                .tokens = tokens,
                                .latent_q = scratch_.latent_q,
-                               .append = Append(step, w, layer)};
-  if (w.q_a_proj.rows > 0) {
+                               .append = {}};
+  if (whole) absorb.append = Append(step, w, layer);
+  if (whole && w.q_a_proj.rows > 0) {
     absorb.q = nullptr;
     absorb.q_b = w.q_b_proj;
     absorb.compressed = QueryLatent(step, layer);
@@ -223,7 +307,10 @@ absl::Status DeviceLayers::AttendFew(const Step& step, const DeviceLayer& w, int
                                      .tokens = tokens,
                                      .splits = step.splits,
                                      .position = input.position,
+                                     .first = static_cast<int>(first),
                                      .cache = caches_[layer],
+                                     .ids = step.selects ? scratch_.selected + first * top_k : nullptr,
+                                     .selected = static_cast<int>(top_k),
                                      .latent_q = scratch_.latent_q,
                                      .mean = scratch_.mean,
                                      .log_sum = scratch_.log_sum};
@@ -237,8 +324,17 @@ absl::Status DeviceLayers::AttendFew(const Step& step, const DeviceLayer& w, int
                                        .kv_b = w.kv_b_proj,
                                        .mean = scratch_.mean,
                                        .log_sum = scratch_.log_sum,
-                                       .next = Attended(step, layer)};
+                                       .next = From(Attended(step, layer), first)};
   return device_.LaunchStatus(kernels.mla_combine(combine, step.stream), "mla_combine");
+}
+
+absl::Status DeviceLayers::AttendSelected(const Step& step, const DeviceLayer& w, int64_t layer) const {
+  KOMPAKT_RETURN_IF_ERROR(AppendRows(step, layer));
+  for (int64_t first = 0; first < step.tokens; first += cuda::kDecodeTokens) {
+    const int64_t tokens = std::min(cuda::kDecodeTokens, step.tokens - first);
+    KOMPAKT_RETURN_IF_ERROR(AttendFew(step, w, layer, first, tokens));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status DeviceLayers::AttendMany(const Step& step, const DeviceLayer& w, int64_t layer) const {
@@ -289,7 +385,15 @@ absl::Status DeviceLayers::AttendMany(const Step& step, const DeviceLayer& w, in
 absl::Status DeviceLayers::Attention(const Step& step, int64_t layer) const {
   const DeviceLayer& w = LayerAt(layer);
   KOMPAKT_RETURN_IF_ERROR(Queries(step, w, layer));
-  KOMPAKT_RETURN_IF_ERROR(step.tokens <= cuda::kDecodeTokens ? AttendFew(step, w, layer) : AttendMany(step, w, layer));
+  if (KeepsKeys(layer)) {
+    KOMPAKT_RETURN_IF_ERROR(AppendKeys(step, layer));
+    if (step.selects) KOMPAKT_RETURN_IF_ERROR(SelectRows(step, layer));
+  }
+  if (step.tokens <= cuda::kDecodeTokens) {
+    KOMPAKT_RETURN_IF_ERROR(AttendFew(step, w, layer, 0, step.tokens));
+  } else {
+    KOMPAKT_RETURN_IF_ERROR(step.selects ? AttendSelected(step, w, layer) : AttendMany(step, w, layer));
+  }
   cuda::LinearParams o_proj = Product(step, Attended(step, layer));
   o_proj.jobs[0] = {.w = w.o_proj,
                     .out = {.y = scratch_.residual,

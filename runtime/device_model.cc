@@ -140,6 +140,11 @@ class ModelUpload {
     KOMPAKT_RETURN_IF_ERROR(Vector(attention.kv_a_norm, &to.kv_a_norm));
     KOMPAKT_RETURN_IF_ERROR(KvB(attention.kv_b_proj, &to.kv_b_proj));
     KOMPAKT_RETURN_IF_ERROR(Matrix(attention.o_proj, &to.o_proj));
+    KOMPAKT_RETURN_IF_ERROR(Matrix(from.indexer.wq_b, &to.indexer.wq_b));
+    KOMPAKT_RETURN_IF_ERROR(Matrix(from.indexer.wk, &to.indexer.wk));
+    KOMPAKT_RETURN_IF_ERROR(Matrix(from.indexer.weights, &to.indexer.weights));
+    KOMPAKT_RETURN_IF_ERROR(Vector(from.indexer.k_norm, &to.indexer.k_norm));
+    KOMPAKT_RETURN_IF_ERROR(Vector(from.indexer.k_bias, &to.indexer.k_bias));
     if (!from.moe) return Ffn(from.dense, &to.dense);
     KOMPAKT_RETURN_IF_ERROR(Matrix(from.router, &to.router));
     KOMPAKT_RETURN_IF_ERROR(Vector(from.router_bias, &to.router_bias));
@@ -202,10 +207,13 @@ ModelBytes BytesOfBinding(const ModelBinding& model) {
     if (KvBIsWidened(w.kv_b_proj.format->id)) {
       kv_b = Aligned(LayoutOfMatrix(FormatOf(FormatId::kF32), w.kv_b_proj.shape)->total_bytes);
     }
+    const IndexerBinding& indexer = from.indexer;
+    layer.has_indexer = from.has_indexer;
     layer.fixed_bytes = vector(from.input_norm) + vector(from.post_attention_norm) + matrix(w.q_proj) +
                         matrix(w.q_a_proj) + matrix(w.q_b_proj) + vector(w.q_a_norm) + matrix(w.kv_a_proj) +
                         vector(w.kv_a_norm) + kv_b + matrix(w.o_proj) + ffn(from.dense) + matrix(from.router) +
-                        vector(from.router_bias) + ffn(from.shared);
+                        vector(from.router_bias) + ffn(from.shared) + matrix(indexer.wq_b) + matrix(indexer.wk) +
+                        matrix(indexer.weights) + vector(indexer.k_norm) + vector(indexer.k_bias);
     if (!from.moe) continue;
     layer.experts = std::ssize(from.experts);
     layer.expert_bytes = ExpertRecordOf(from.experts.front()).bytes;
@@ -214,7 +222,7 @@ ModelBytes BytesOfBinding(const ModelBinding& model) {
   return bytes;
 }
 
-absl::Status SupportOf(const ModelBinding& model, int64_t context) {
+absl::Status SupportOf(const ModelBinding& model) {
   const ArchSpec& arch = model.arch;
   const MlaSpec& mla = arch.mla();
   const auto at_most = [](absl::string_view what, int64_t found, int64_t most) {
@@ -222,16 +230,14 @@ absl::Status SupportOf(const ModelBinding& model, int64_t context) {
                ? absl::OkStatus()
                : UnsupportedError("the kernels of a device take a ", what, " of at most ", most, ", found ", found);
   };
-  if (arch.attention() == ATTENTION_MLA_INDEXED && context > arch.indexer().index_topk()) {
-    return UnsupportedError("the kernels of a device attend to all tokens, as this model does up to index_topk ",
-                            arch.indexer().index_topk(), "; ", context, " tokens need --device cpu");
-  }
   KOMPAKT_RETURN_IF_ERROR(at_most("kv_lora_rank", mla.kv_lora_rank(), cuda::DeviceLatentCache::kMaxRank));
   KOMPAKT_RETURN_IF_ERROR(at_most("qk_rope_head_dim", mla.qk_rope_head_dim(), cuda::DeviceLatentCache::kMaxRope));
   const auto padded = [](int64_t n) { return (n + 15) / 16 * 16; };
   KOMPAKT_RETURN_IF_ERROR(
       at_most("head of queries", padded(mla.qk_nope_head_dim()) + padded(mla.qk_rope_head_dim()), cuda::kMaxHeadDim));
   KOMPAKT_RETURN_IF_ERROR(at_most("v_head_dim", padded(mla.v_head_dim()), cuda::kMaxHeadDim));
+  KOMPAKT_RETURN_IF_ERROR(at_most("index_head_dim", arch.indexer().index_head_dim(), cuda::DeviceIndexCache::kMaxDim));
+  KOMPAKT_RETURN_IF_ERROR(at_most("index_n_heads", arch.indexer().index_n_heads(), cuda::DeviceIndexCache::kMaxHeads));
   KOMPAKT_RETURN_IF_ERROR(at_most("number of routed experts", arch.moe().n_routed_experts(), cuda::kMaxExperts));
   KOMPAKT_RETURN_IF_ERROR(at_most("number of expert groups", arch.moe().n_group(), cuda::kMaxExpertGroups));
   return at_most("number of experts per token", arch.moe().num_experts_per_tok(), cuda::kMaxChosen);
@@ -245,6 +251,7 @@ absl::StatusOr<std::shared_ptr<DeviceModel>> DeviceModel::Create(const ModelBind
   KOMPAKT_ASSIGN_OR_RETURN(const uint64_t free, device.FreeBytes());
   PlacementRequest request{.budget_bytes = UsableDeviceBytes(free),
                            .cache_token_bytes = footprint.cache_token_bytes,
+                           .index_token_bytes = footprint.index_token_bytes,
                            .context = context,
                            .working_bytes = footprint.working_bytes,
                            .gpu_layers = target.gpu_layers};

@@ -24,6 +24,13 @@ struct ExpertRecord {
 };
 ExpertRecord ExpertRecordOf(const FfnWeights& expert);
 
+// What selects the rows that a token attends to.
+struct DeviceIndexer {
+  cuda::Matrix wq_b, wk, weights;
+  const float* k_norm = nullptr;
+  const float* k_bias = nullptr;
+};
+
 // A layer of LayerBinding, in device memory. Null pointers and rows = 0: the layer has none.
 struct DeviceLayer {
   const float* input_norm = nullptr;
@@ -35,6 +42,7 @@ struct DeviceLayer {
   const float* kv_a_norm = nullptr;
   cuda::KvBMatrix kv_b_proj;
   cuda::Matrix o_proj;
+  DeviceIndexer indexer;
   cuda::FfnMatrices dense;
   cuda::Matrix router;
   const float* router_bias = nullptr;
@@ -80,8 +88,8 @@ class DeviceModel {
   std::unique_ptr<ExpertUploads> uploads_;
 };
 
-// OK when the kernels of a device can run the model for `context` tokens; else kUnimplemented saying what they cannot.
-absl::Status SupportOf(const ModelBinding& model, int64_t context);
+// OK when the kernels of a device can run the model; else kUnimplemented saying what they cannot.
+absl::Status SupportOf(const ModelBinding& model);
 
 // The formats of the tensors of the main model's matrices, as BytesOfModel counts them: of a binding, for a model that
 // is loaded.

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "format/status.h"
+#include "runtime/device_footprint.h"
 
 namespace kompakt {
 namespace {
@@ -10,6 +11,8 @@ namespace {
 constexpr uint64_t kDeviceAlign = 256;
 // Keys and values of cached rows that a chunk of a prompt decompresses at a time.
 constexpr int64_t kDecompressedBytes = int64_t{64} << 20;
+// Scores of an indexer, and their order, of the tokens whose rows are selected at a time.
+constexpr int64_t kSelectBytes = int64_t{64} << 20;
 // As many blocks as the largest device runs at once, and as many splits as MlaSplits gives at most.
 constexpr int64_t kMostMultiprocessors = 256;
 constexpr int64_t kMostSplits = 128;
@@ -33,6 +36,11 @@ int DeviceScratch::HeadGroup(const ArchSpec& arch, int64_t rows) {
                                                     static_cast<int>(mla.v_head_dim())) *
                       2;
   return static_cast<int>(std::clamp<int64_t>(kDecompressedBytes / one, 1, mla.num_attention_heads()));
+}
+
+int64_t DeviceScratch::SelectGroup(int64_t context, int64_t tokens) {
+  const int64_t one = context * static_cast<int64_t>(sizeof(float) + sizeof(int32_t));
+  return std::clamp<int64_t>(kSelectBytes / one, 1, tokens);
 }
 
 DeviceScratch::Input DeviceScratch::InputAt(uint8_t* base, const ArchSpec& arch, int64_t tokens) {
@@ -96,10 +104,20 @@ uint64_t DeviceScratch::Place(const ArchSpec& arch, int64_t context, int64_t tok
   values(&router_ids, tokens * k);
   values(&host_part, tokens * h);
   take(&expert_scratch, cuda::ExpertScratchBytes(experts, k, tokens, h));
+  const IndexerSpec& indexer = arch.indexer();
+  const int64_t indexed = DeviceIndexCacheOf(arch, context).capacity > 0 ? tokens : 0;
+  const int64_t group = indexed > 0 ? SelectGroup(context, tokens) : 0;
+  values(&index_q, indexed * indexer.index_n_heads() * indexer.index_head_dim());
+  values(&index_k, indexed * indexer.index_head_dim());
+  values(&index_weights, indexed * indexer.index_n_heads());
+  values(&index_scores, group * context);
+  values(&index_order, group * context);
+  values(&selected, indexed * indexer.index_topk());
   const int64_t rows = std::min(tokens, kLogitsTokens);
   values(&logits, rows * arch.vocab_size());
   values(&best, rows);
   values(&router_done, 1);
+  values(&index_not_finite, arch.num_hidden_layers());
   values(&expert_done, tokens * cuda::Groups(h));
   values(&query_done, few * heads);
   take(&head_scratch, cuda::HeadScratchBytes(arch.vocab_size(), rows));

@@ -60,13 +60,25 @@ class DeviceScratch {
   int32_t* router_ids = nullptr;    // [T, K]
   float* host_part = nullptr;       // [T, h]: what experts on the host add
   void* expert_scratch = nullptr;
+  // Of indexers, where the context is beyond index_topk.
+  float* index_q = nullptr;        // [T, Hi di], not rotated
+  float* index_k = nullptr;        // [T, di]
+  float* index_weights = nullptr;  // [T, Hi]
+  float* index_scores = nullptr;   // [select_group(), context]
+  int32_t* index_order = nullptr;  // likewise
+  // [T, index_topk]: rows that tokens attend to. A layer without an indexer uses what the last layer with one left.
+  int32_t* selected = nullptr;
   float* logits = nullptr;          // [min(T, kLogitsTokens), vocab]
   int32_t* best = nullptr;          // of the same tokens
   uint32_t* router_done = nullptr;  // zero between calls
+  // [layers]: 1 where a score of the layer's indexer was not finite; zero between calls that went well.
+  uint32_t* index_not_finite = nullptr;
   uint32_t* expert_done = nullptr;  // [T, Groups(h)] likewise
   uint32_t* query_done = nullptr;   // [min(T, kDecodeTokens), H] likewise
   void* head_scratch = nullptr;     // likewise
 
+  // Tokens whose rows are selected at a time.
+  static int64_t SelectGroup(int64_t context, int64_t tokens);
   // Heads that MlaDecompress takes at a time for `rows` rows.
   static int HeadGroup(const ArchSpec& arch, int64_t rows);
 

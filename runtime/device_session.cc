@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -26,12 +27,15 @@ constexpr int64_t kFirstBucketRows = 1024;
 struct HostSide {
   PinnedBuffer input;  // as DeviceScratch::input
   PinnedBuffer output;
-  float* squares = nullptr;    // [T, Groups(h)] of what leaves the last layer
-  float* residual = nullptr;   // [T, h] at a layer with experts on the host
-  float* host_part = nullptr;  // [T, h]
-  int32_t* ids = nullptr;      // [T, K]
-  float* weights = nullptr;    // [T, K]
-  int32_t* best = nullptr;     // [1]
+  float* squares = nullptr;              // [T, Groups(h)] of what leaves the last layer
+  float* residual = nullptr;             // [T, h] at a layer with experts on the host
+  float* host_part = nullptr;            // [T, h]
+  int32_t* ids = nullptr;                // [T, K]
+  float* weights = nullptr;              // [T, K]
+  int32_t* best = nullptr;               // [1]
+  uint32_t* index_not_finite = nullptr;  // [layers], as in DeviceScratch
+  // [T, index_topk]: rows that the last layer of the host attended to, where the first one of the device does, too.
+  PinnedBuffer selected;
 };
 
 absl::StatusOr<HostSide> CreateHostSide(Device& device, const ArchSpec& arch, int64_t tokens) {
@@ -41,7 +45,7 @@ absl::StatusOr<HostSide> CreateHostSide(Device& device, const ArchSpec& arch, in
   const int64_t squares = tokens * cuda::Groups(h);
   KOMPAKT_ASSIGN_OR_RETURN(
       side.input, PinnedBuffer::Create(device, DeviceScratch::InputBytes(arch, tokens), "input of the session"));
-  const int64_t words = squares + 2 * tokens * h + 2 * tokens * k + 1;
+  const int64_t words = squares + 2 * tokens * h + 2 * tokens * k + 1 + arch.num_hidden_layers();
   KOMPAKT_ASSIGN_OR_RETURN(
       side.output, PinnedBuffer::Create(device, static_cast<uint64_t>(words) * sizeof(float), "output of the session"));
   side.squares = side.output.as<float>();
@@ -50,6 +54,8 @@ absl::StatusOr<HostSide> CreateHostSide(Device& device, const ArchSpec& arch, in
   side.weights = side.host_part + tokens * h;
   side.ids = reinterpret_cast<int32_t*>(side.weights + tokens * k);
   side.best = side.ids + tokens * k;
+  side.index_not_finite = reinterpret_cast<uint32_t*>(side.best + 1);
+  std::fill_n(side.index_not_finite, arch.num_hidden_layers(), 0u);
   return side;
 }
 
@@ -58,12 +64,13 @@ class DeviceSession : public Session {
   static absl::StatusOr<std::unique_ptr<DeviceSession>> Create(std::shared_ptr<const Model> model,
                                                                std::shared_ptr<DeviceModel> device_model,
                                                                int64_t max_tokens);
+  absl::Status CreateKeys();
   ~DeviceSession() override { (void)device_.Synchronize(stream_.get()); }
 
   const Model& model() const override { return *model_; }
   int64_t position() const override { return position_; }
   int64_t max_tokens() const override { return max_tokens_; }
-  uint64_t cache_bytes() const override { return cache_.bytes() + host_->cache_bytes(); }
+  uint64_t cache_bytes() const override { return cache_.bytes() + key_cache_.bytes() + host_->cache_bytes(); }
   uint64_t working_bytes() const override { return scratch_.bytes() + host_->working_bytes(); }
 
   absl::Status Rewind(int64_t position) override {
@@ -116,6 +123,7 @@ class DeviceSession : public Session {
 
   int64_t layer_count() const { return std::ssize(device_model_->layers()); }
   int64_t width() const { return model_->arch().hidden_size(); }
+  int64_t topk() const { return model_->arch().indexer().index_topk(); }
   int64_t chosen() const { return model_->arch().moe().num_experts_per_tok(); }
   const LayerBinding& BindingOf(int64_t layer) const { return model_->binding().layers[static_cast<size_t>(layer)]; }
   int64_t MoeLayersBelow(int64_t layer) const {
@@ -131,8 +139,8 @@ class DeviceSession : public Session {
   // Queues a chunk from the embedding to the last layer. What comes after it still waits to be queued.
   absl::Status QueueChunk(const Chunk& chunk);
   absl::Status RunHostLayers(const Chunk& chunk);
+  absl::Status Repeat(uint8_t* first, int64_t row_bytes, int64_t n, int64_t tokens);
   absl::Status QueueLayers(const Step& step, const Walk& walk);
-  absl::Status QueueOutput(const Step& step);
   absl::Status RunDirectly(const Chunk& chunk, const Step& step);
   absl::Status Capture(Step step);
   absl::Status RunCaptured();
@@ -141,6 +149,13 @@ class DeviceSession : public Session {
   // Waits for the chunk, and names the layer that left something that is not finite.
   absl::Status FinishChunk(const Chunk& chunk);
   absl::Status NotFinite(const Chunk& chunk);
+  // An error for the first layer whose indexer scored something that is not finite, if it is below layer `end`.
+  absl::Status CheckIndexers(const Chunk& chunk, int64_t end);
+  // Does the first layer on the device attend to the rows that a layer of the host selected?
+  bool TakesOverSelection() const {
+    const int64_t first = device_model_->placement().first_device_layer;
+    return key_rows_ > 0 && first > 0 && first < layer_count() && !BindingOf(first).has_indexer;
+  }
 
   std::shared_ptr<const Model> model_;
   std::shared_ptr<DeviceModel> device_model_;
@@ -149,6 +164,9 @@ class DeviceSession : public Session {
   int64_t position_ = 0;
   DeviceBuffer cache_;  // [layer on the device][max_tokens] rows
   std::vector<cuda::DeviceLatentCache> caches_;
+  DeviceBuffer key_cache_;  // [layer on the device with an indexer][max_tokens] rows, where rows may be selected
+  std::vector<cuda::DeviceIndexCache> keys_;
+  int64_t key_rows_ = 0;
   DeviceScratch scratch_;
   HostSide host_side_;
   std::unique_ptr<HostPart> host_;
@@ -179,8 +197,14 @@ absl::StatusOr<std::unique_ptr<DeviceSession>> DeviceSession::Create(std::shared
         on_device < 0 ? nullptr : session->cache_.as<uint8_t>() + static_cast<uint64_t>(on_device) * layer_bytes;
     session->caches_.push_back(cache);
   }
+  KOMPAKT_RETURN_IF_ERROR(session->CreateKeys());
   KOMPAKT_ASSIGN_OR_RETURN(session->scratch_, DeviceScratch::Create(device, arch, max_tokens, tokens));
   KOMPAKT_ASSIGN_OR_RETURN(session->host_side_, CreateHostSide(device, arch, tokens));
+  if (session->TakesOverSelection()) {
+    const auto ids = static_cast<uint64_t>(tokens * arch.indexer().index_topk());
+    KOMPAKT_ASSIGN_OR_RETURN(session->host_side_.selected,
+                             PinnedBuffer::Create(device, ids * sizeof(int32_t), "selected rows of the session"));
+  }
   KOMPAKT_ASSIGN_OR_RETURN(session->host_, HostPart::Create(model, placement.first_device_layer, max_tokens, tokens));
   KOMPAKT_ASSIGN_OR_RETURN(session->stream_, CreateOwnedStream(device));
   KOMPAKT_ASSIGN_OR_RETURN(session->side_stream_, CreateOwnedStream(device));
@@ -188,9 +212,30 @@ absl::StatusOr<std::unique_ptr<DeviceSession>> DeviceSession::Create(std::shared
   const std::vector<float>& norm = model->binding().final_norm;
   session->final_norm_is_finite_ =
       std::all_of(norm.begin(), norm.end(), [](float weight) { return std::isfinite(weight); });
-  session->layers_ =
-      std::make_unique<DeviceLayers>(*model, *session->device_model_, session->scratch_, session->caches_.data());
+  session->layers_ = std::make_unique<DeviceLayers>(*model, *session->device_model_, session->scratch_,
+                                                    session->caches_.data(), session->keys_.data());
   return session;
+}
+
+absl::Status DeviceSession::CreateKeys() {
+  cuda::DeviceIndexCache keys = DeviceIndexCacheOf(model_->arch(), max_tokens_);
+  key_rows_ = keys.capacity;
+  const int64_t first = device_model_->placement().first_device_layer;
+  const auto has_keys = [&](int64_t l) { return l >= first && key_rows_ > 0 && BindingOf(l).has_indexer; };
+  uint64_t indexers = 0;
+  for (int64_t l = 0; l < layer_count(); ++l) indexers += has_keys(l) ? 1 : 0;
+  const uint64_t layer_bytes = static_cast<uint64_t>(keys.row_bytes()) * static_cast<uint64_t>(key_rows_);
+  if (indexers > 0) {
+    KOMPAKT_ASSIGN_OR_RETURN(key_cache_, DeviceBuffer::Create(device_, layer_bytes * indexers,
+                                                              absl::StrCat("index cache of ", max_tokens_, " tokens")));
+  }
+  auto* at = key_cache_.as<uint8_t>();
+  for (int64_t l = 0; l < layer_count(); ++l) {
+    keys.data = has_keys(l) ? reinterpret_cast<uint16_t*>(at) : nullptr;
+    if (has_keys(l)) at += layer_bytes;
+    keys_.push_back(keys);
+  }
+  return absl::OkStatus();
 }
 
 // The device writes a few rows, in its own form, and copies them.
@@ -199,8 +244,10 @@ absl::Status DeviceSession::AppendRandomRows(int64_t tokens) {
   if (tokens == 0) return absl::OkStatus();
   const MlaSpec& mla = model_->arch().mla();
   const int64_t n = std::min({tokens, kRandomRows, scratch_.tokens()});
-  const std::vector<float> rows = RandomRows(mla.kv_lora_rank() + mla.qk_rope_head_dim());
+  const int64_t dim = model_->arch().indexer().index_head_dim();
+  const std::vector<float> rows = RandomRows(std::max(mla.kv_lora_rank() + mla.qk_rope_head_dim(), dim));
   KOMPAKT_RETURN_IF_ERROR(Copy(scratch_.kv_a, rows.data(), n * (mla.kv_lora_rank() + mla.qk_rope_head_dim())));
+  if (key_rows_ > 0) KOMPAKT_RETURN_IF_ERROR(Copy(scratch_.index_k, rows.data(), n * dim));
   uint8_t* const host = host_side_.input.as<uint8_t>();
   const DeviceScratch::Input input = DeviceScratch::InputAt(host, model_->arch(), n);
   *input.position = static_cast<int32_t>(position_);
@@ -208,17 +255,28 @@ absl::Status DeviceSession::AppendRandomRows(int64_t tokens) {
   KOMPAKT_RETURN_IF_ERROR(
       device_.Copy(scratch_.input, host, DeviceScratch::InputBytes(model_->arch(), n), stream_.get()));
   for (int64_t l = device_model_->placement().first_device_layer; l < layer_count(); ++l) {
-    KOMPAKT_RETURN_IF_ERROR(layers_->AppendRows({.stream = stream_.get(), .tokens = n, .position = position_}, l));
+    const Step step{.stream = stream_.get(), .tokens = n, .position = position_};
+    KOMPAKT_RETURN_IF_ERROR(layers_->AppendRows(step, l));
     const cuda::DeviceLatentCache& cache = caches_[static_cast<size_t>(l)];
-    uint8_t* const first = cache.data + position_ * cache.row_bytes();
-    for (int64_t there = n; there < tokens; there *= 2) {
-      const auto bytes = static_cast<uint64_t>(std::min(there, tokens - there) * cache.row_bytes());
-      KOMPAKT_RETURN_IF_ERROR(device_.Copy(first + there * cache.row_bytes(), first, bytes, stream_.get()));
-    }
+    KOMPAKT_RETURN_IF_ERROR(Repeat(cache.data + position_ * cache.row_bytes(), cache.row_bytes(), n, tokens));
+    const cuda::DeviceIndexCache& keys = keys_[static_cast<size_t>(l)];
+    if (keys.data == nullptr) continue;
+    KOMPAKT_RETURN_IF_ERROR(layers_->AppendKeys(step, l));
+    auto* const first_key = reinterpret_cast<uint8_t*>(keys.data + position_ * keys.dim_padded());
+    KOMPAKT_RETURN_IF_ERROR(Repeat(first_key, keys.row_bytes(), n, tokens));
   }
   host_->AppendRandomRows(position_, tokens);
   KOMPAKT_RETURN_IF_ERROR(device_.Synchronize(stream_.get()));
   position_ += tokens;
+  return absl::OkStatus();
+}
+
+// The first n of `tokens` rows again and again.
+absl::Status DeviceSession::Repeat(uint8_t* first, int64_t row_bytes, int64_t n, int64_t tokens) {
+  for (int64_t there = n; there < tokens; there *= 2) {
+    const auto bytes = static_cast<uint64_t>(std::min(there, tokens - there) * row_bytes);
+    KOMPAKT_RETURN_IF_ERROR(device_.Copy(first + there * row_bytes, first, bytes, stream_.get()));
+  }
   return absl::OkStatus();
 }
 
@@ -227,6 +285,9 @@ absl::Status DeviceSession::QueueLayers(const Step& step, const Walk& walk) {
   const int64_t first = device_model_->placement().first_device_layer;
   KOMPAKT_RETURN_IF_ERROR(device_.Copy(scratch_.input, host_side_.input.as<void>(),
                                        DeviceScratch::InputBytes(model_->arch(), step.tokens), step.stream));
+  if (step.selects && TakesOverSelection()) {
+    KOMPAKT_RETURN_IF_ERROR(Copy(scratch_.selected, host_side_.selected.as<void>(), step.tokens * topk()));
+  }
   KOMPAKT_RETURN_IF_ERROR(layers.Begin(step, first));
   for (int64_t l = first; l < layer_count(); ++l) {
     const DeviceLayer& layer = device_model_->layers()[static_cast<size_t>(l)];
@@ -248,6 +309,9 @@ absl::Status DeviceSession::QueueLayers(const Step& step, const Walk& walk) {
     KOMPAKT_RETURN_IF_ERROR(walk.host_part_is_due(l));
     KOMPAKT_RETURN_IF_ERROR(Copy(scratch_.host_part, host_side_.host_part, step.tokens * width()));
     KOMPAKT_RETURN_IF_ERROR(layers.FinishWithHostPart(step, l));
+  }
+  if (step.selects) {
+    KOMPAKT_RETURN_IF_ERROR(Copy(host_side_.index_not_finite, scratch_.index_not_finite, layer_count()));
   }
   const int64_t groups = cuda::Groups(width());
   return Copy(host_side_.squares, scratch_.squares + layer_count() * scratch_.tokens() * groups, step.tokens * groups);
@@ -301,6 +365,15 @@ absl::Status DeviceSession::RunHostLayers(const Chunk& chunk) {
   *input.position = static_cast<int32_t>(position);
   std::copy_n(a.cos_sin, chunk.tokens * model_->arch().mla().qk_rope_head_dim(), input.cos_sin);
   std::copy_n(a.x, chunk.tokens * width(), input.x);
+  if (TakesOverSelection()) {
+    auto* const selected = host_side_.selected.as<int32_t>();
+    for (int64_t t = 0; t < chunk.tokens; ++t) {
+      int32_t* const ids = selected + t * topk();
+      // The host selects nothing for a token that sees no more than that.
+      if (position + t < topk()) std::iota(ids, ids + position + t + 1, 0);
+      if (position + t >= topk()) std::copy_n(a.selected + t * topk(), topk(), ids);
+    }
+  }
   return absl::OkStatus();
 }
 
@@ -372,7 +445,9 @@ absl::Status DeviceSession::RunCaptured() {
     int64_t bucket = std::max(kFirstBucketRows, bucket_rows_);
     while (bucket < rows) bucket *= 2;
     bucket = std::min(bucket, max_tokens_);
-    KOMPAKT_RETURN_IF_ERROR(Capture({.stream = stream_.get(), .tokens = 1, .splits = layers_->Splits(1, bucket)}));
+    // A step that selects rows does so for tokens that see few, too, but there is a shorter one for them.
+    if (!layers_->Selects(rows) && layers_->Selects(bucket)) bucket = topk();
+    KOMPAKT_RETURN_IF_ERROR(Capture(layers_->StepOf(stream_.get(), 1, position_, bucket)));
     bucket_rows_ = bucket;
   }
   const Step step{.stream = stream_.get(), .tokens = 1};
@@ -390,11 +465,7 @@ absl::Status DeviceSession::QueueChunk(const Chunk& chunk) {
   KOMPAKT_RETURN_IF_ERROR(RunHostLayers(chunk));
   if (chunk.tokens == 1 && chunk.trace == nullptr && chunk.routing == nullptr) return RunCaptured();
   const int64_t position = position_ + chunk.begin;
-  const Step step{.stream = stream_.get(),
-                  .tokens = chunk.tokens,
-                  .position = position,
-                  .splits = layers_->Splits(chunk.tokens, position + chunk.tokens)};
-  return RunDirectly(chunk, step);
+  return RunDirectly(chunk, layers_->StepOf(stream_.get(), chunk.tokens, position, position + chunk.tokens));
 }
 
 absl::Status DeviceSession::FinishChunk(const Chunk& chunk) {
@@ -403,6 +474,7 @@ absl::Status DeviceSession::FinishChunk(const Chunk& chunk) {
   const bool finite =
       std::all_of(host_side_.squares, host_side_.squares + values, [](float square) { return std::isfinite(square); });
   if (!finite) return NotFinite(chunk);
+  KOMPAKT_RETURN_IF_ERROR(CheckIndexers(chunk, layer_count()));
   // Of the final norm the device only leaves the logits.
   if (!final_norm_is_finite_) {
     return CorruptError(model_->weights().origin(), ": final norm: expected finite hidden states at position ",
@@ -410,6 +482,20 @@ absl::Status DeviceSession::FinishChunk(const Chunk& chunk) {
   }
   ExpertUploads* const uploads = device_model_->uploads();
   return uploads != nullptr && chunk.tokens == 1 ? uploads->AfterStep() : absl::OkStatus();
+}
+
+absl::Status DeviceSession::CheckIndexers(const Chunk& chunk, int64_t end) {
+  const uint32_t* const flags = host_side_.index_not_finite;
+  const int64_t layer = std::find(flags, flags + layer_count(), 1u) - flags;
+  if (layer == layer_count()) return absl::OkStatus();
+  // They stay until somebody has read them.
+  std::fill_n(host_side_.index_not_finite, layer_count(), 0u);
+  KOMPAKT_RETURN_IF_ERROR(device_.Fill(scratch_.index_not_finite, 0,
+                                       static_cast<uint64_t>(layer_count()) * sizeof(uint32_t), stream_.get()));
+  KOMPAKT_RETURN_IF_ERROR(device_.Synchronize(stream_.get()));
+  if (layer >= end) return absl::OkStatus();
+  return CorruptError(model_->weights().origin(), ": layer ", layer,
+                      ": indexer: expected finite scores at positions from ", position_ + chunk.begin);
 }
 
 absl::Status DeviceSession::NotFinite(const Chunk& chunk) {
@@ -421,6 +507,8 @@ absl::Status DeviceSession::NotFinite(const Chunk& chunk) {
     KOMPAKT_RETURN_IF_ERROR(device_.Synchronize(stream_.get()));
     for (int64_t i = 0; i < chunk.tokens * groups; ++i) {
       if (std::isfinite(squares[static_cast<size_t>(i)])) continue;
+      // An indexer comes before what its layer leaves.
+      KOMPAKT_RETURN_IF_ERROR(CheckIndexers(chunk, l));
       return CorruptError(model_->weights().origin(), ": layer ", l - 1,
                           ": expected finite hidden states, found one that is not in channels from ",
                           i % groups * cuda::kGroupCols, " at position ", position_ + chunk.begin + i / groups);
@@ -483,7 +571,7 @@ absl::StatusOr<std::unique_ptr<Session>> CreateDeviceSession(std::shared_ptr<con
   if (model->weights().experts() != nullptr) {
     return UnsupportedError("--ram: experts that are read as they are needed stay on the CPU; expected --device cpu");
   }
-  KOMPAKT_RETURN_IF_ERROR(SupportOf(model->binding(), max_tokens));
+  KOMPAKT_RETURN_IF_ERROR(SupportOf(model->binding()));
   DeviceTarget& target = *model->options().device;
   std::shared_ptr<DeviceModel> device_model;
   {

@@ -42,7 +42,8 @@ bool PlaceFrom(const ModelBytes& model, const PlacementRequest& request, int64_t
     if (bytes.experts > 0) place.experts = Placement::Experts::kHost;
     if (!place.on_device) continue;
     out->weight_bytes += bytes.fixed_bytes;
-    out->cache_bytes += request.cache_token_bytes * static_cast<uint64_t>(request.context);
+    const uint64_t token_bytes = request.cache_token_bytes + (bytes.has_indexer ? request.index_token_bytes : 0);
+    out->cache_bytes += token_bytes * static_cast<uint64_t>(request.context);
   }
   return out->total_bytes() <= request.budget_bytes;
 }
@@ -96,7 +97,7 @@ absl::StatusOr<ModelBytes> BytesOfModel(const ModelSchema& schema, absl::Span<co
   model.experts_per_token = arch.moe().num_experts_per_tok();
   for (size_t i = 0; i < schema.tensors().size(); ++i) {
     const TensorInfo& tensor = schema.tensors()[i];
-    if (IsMtpLayer(arch, tensor.layer) || InfoOf(tensor.role).tensor_class == TensorClass::kIndexer) continue;
+    if (IsMtpLayer(arch, tensor.layer)) continue;
     KOMPAKT_ASSIGN_OR_RETURN(const uint64_t bytes, BytesOnDevice(tensor, formats[i]));
     if (tensor.layer < 0) {
       const bool head = tensor.role != TensorRole::kEmbedTokens || arch.tie_word_embeddings();
@@ -104,6 +105,7 @@ absl::StatusOr<ModelBytes> BytesOfModel(const ModelSchema& schema, absl::Span<co
       continue;
     }
     ModelBytes::Layer& layer = model.layers[static_cast<size_t>(tensor.layer)];
+    layer.has_indexer = HasIndexer(arch, tensor.layer);
     if (tensor.expert < 0) {
       layer.fixed_bytes += bytes;
       continue;
@@ -163,9 +165,8 @@ std::string PlacementText(const Placement& placement) {
   return text;
 }
 
-DecodeEstimate EstimateDecode(const ModelBytes& model, const Placement& placement, uint64_t cache_token_bytes,
-                              int64_t hidden_size, int64_t depth, const BytesPerSecond& rates) {
-  const auto cache = static_cast<double>(cache_token_bytes) * static_cast<double>(depth);
+DecodeEstimate EstimateDecode(const ModelBytes& model, const Placement& placement, const CacheReads& reads,
+                              int64_t hidden_size, const BytesPerSecond& rates) {
   const auto row = static_cast<double>(hidden_size) * sizeof(float);
   int64_t host_experts = 0;
   for (size_t l = 0; l < model.layers.size(); ++l) {
@@ -185,7 +186,7 @@ DecodeEstimate EstimateDecode(const ModelBytes& model, const Placement& placemen
     const ModelBytes::Layer& layer = model.layers[l];
     const Placement::Layer& place = placement.layers[l];
     const double experts = static_cast<double>(layer.expert_bytes) * static_cast<double>(model.experts_per_token);
-    const double fixed = static_cast<double>(layer.fixed_bytes) + cache;
+    const double fixed = static_cast<double>(layer.fixed_bytes) + reads.rows + (layer.has_indexer ? reads.keys : 0);
     if (!place.on_device) {
       estimate.host_bytes += fixed + experts;
     } else if (place.experts == Placement::Experts::kHost) {

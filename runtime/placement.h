@@ -24,6 +24,7 @@ struct ModelBytes {
     uint64_t fixed_bytes = 0;   // everything but the routed experts
     uint64_t expert_bytes = 0;  // one of them; 0 in a dense layer
     int64_t experts = 0;
+    bool has_indexer = false;  // of its own, whose keys are kept
 
     uint64_t all_experts() const { return expert_bytes * static_cast<uint64_t>(experts); }
   };
@@ -37,13 +38,14 @@ struct ModelBytes {
 // Does the device hold a kv_b_proj of this format as F32? Its attention reads f32, f16, bf16, fp8_b128 and q8_g32.
 bool KvBIsWidened(FormatId format);
 
-// formats[i] belongs to schema.tensors()[i]. MTP layers and indexers are left out: they do not run on a device. Fails
-// as LayoutOfMatrix.
+// formats[i] belongs to schema.tensors()[i]. MTP layers are left out: they do not run on a device. Fails as
+// LayoutOfMatrix.
 absl::StatusOr<ModelBytes> BytesOfModel(const ModelSchema& schema, absl::Span<const FormatId> formats);
 
 struct PlacementRequest {
   uint64_t budget_bytes = 0;       // of device memory
   uint64_t cache_token_bytes = 0;  // of one token in the KV cache of one layer
+  uint64_t index_token_bytes = 0;  // beside it in a layer with an indexer
   int64_t context = 0;             // tokens of the cache
   uint64_t working_bytes = 0;      // activations, scratch and staging
   int64_t gpu_layers = -1;         // -ngl: that many layers, from the last; -1: as many as fit
@@ -77,7 +79,7 @@ absl::StatusOr<Placement> PlaceModel(const ModelBytes& model, const PlacementReq
 // For people, one line: "device: layers 0-26 and head, experts of 20 of 26; 96 slots for single experts".
 std::string PlacementText(const Placement& placement);
 
-// What a token that is decoded at depth `depth` reads, and the rate that the reads allow. An upper bound and no
+// What a token that is decoded reads, and the rate that the reads allow. An upper bound and no
 // measurement: launches, arithmetic and waiting are not counted. Experts of the host are computed while the device
 // computes the shared ones, and a slot is taken to be hit as often as it is of all host experts.
 struct BytesPerSecond {
@@ -85,13 +87,18 @@ struct BytesPerSecond {
   double host = 0;    // the host's memory
   double link = 0;    // between them
 };
+// Bytes of its caches that a layer reads for a token; of the keys, a layer with an indexer.
+struct CacheReads {
+  double rows = 0;
+  double keys = 0;
+};
 struct DecodeEstimate {
   double device_bytes = 0;
   double host_bytes = 0;
   double link_bytes = 0;
   double tokens_per_second = 0;
 };
-DecodeEstimate EstimateDecode(const ModelBytes& model, const Placement& placement, uint64_t cache_token_bytes,
-                              int64_t hidden_size, int64_t depth, const BytesPerSecond& rates);
+DecodeEstimate EstimateDecode(const ModelBytes& model, const Placement& placement, const CacheReads& reads,
+                              int64_t hidden_size, const BytesPerSecond& rates);
 
 }  // namespace kompakt

@@ -76,6 +76,7 @@ absl::StatusOr<GpuPlan> MakeGpuPlan(const GpuPlanFlags& flags, const ModelSchema
   if (flags.gpu_layers < -1) return UsageError("-ngl: expected -1 or more, found ", flags.gpu_layers);
   const DeviceFootprint footprint = DeviceFootprintOf(schema.arch(), CacheFormat::kBf16, context);
   plan.request.cache_token_bytes = footprint.cache_token_bytes;
+  plan.request.index_token_bytes = footprint.index_token_bytes;
   plan.request.context = context;
   plan.request.working_bytes = footprint.working_bytes;
   plan.request.gpu_layers = flags.gpu_layers;
@@ -83,8 +84,8 @@ absl::StatusOr<GpuPlan> MakeGpuPlan(const GpuPlanFlags& flags, const ModelSchema
   KOMPAKT_ASSIGN_OR_RETURN(plan.placement, PlaceModel(plan.model, plan.request));
   KOMPAKT_ASSIGN_OR_RETURN(plan.cards, CardsOf(flags, card.ok() ? *card : nullptr, plan.request.budget_bytes));
   for (CardEstimate& estimate : plan.cards) {
-    estimate.decode = EstimateDecode(plan.model, plan.placement, plan.request.cache_token_bytes,
-                                     schema.arch().hidden_size(), context, estimate.rates);
+    estimate.decode = EstimateDecode(plan.model, plan.placement, DeviceCacheReads(schema.arch(), footprint, context),
+                                     schema.arch().hidden_size(), estimate.rates);
   }
   return plan;
 }

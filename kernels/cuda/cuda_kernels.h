@@ -10,6 +10,7 @@
 
 #include "kernels/cuda/elementwise_params.h"
 #include "kernels/cuda/ffn_params.h"
+#include "kernels/cuda/index_params.h"
 #include "kernels/cuda/linear_params.h"
 #include "kernels/cuda/mla_params.h"
 #include "kernels/cuda/probe_params.h"
@@ -33,6 +34,10 @@ struct CudaKernels {
   int (*mla_combine)(const cuda::MlaCombineParams& p, void* stream);
   int (*mla_decompress)(const cuda::MlaDecompressParams& p, void* stream);
   int (*mla_prefill)(const cuda::MlaPrefillParams& p, void* stream);
+
+  int (*index_append)(const cuda::IndexAppendParams& p, void* stream);
+  int (*index_scores)(const cuda::IndexScoresParams& p, void* stream);
+  int (*index_select)(const cuda::IndexSelectParams& p, void* stream);
 
   int (*read)(const cuda::ReadParams& p, void* stream);
 };

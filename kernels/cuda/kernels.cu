@@ -2,6 +2,7 @@
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/elementwise.cuh"
 #include "kernels/cuda/ffn.cuh"
+#include "kernels/cuda/index.cuh"
 #include "kernels/cuda/linear.cuh"
 #include "kernels/cuda/mla.cuh"
 #include "kernels/cuda/probe.cuh"
@@ -24,6 +25,9 @@ const CudaKernels kCudaKernels = {
     .mla_combine = MlaCombine,
     .mla_decompress = MlaDecompress,
     .mla_prefill = MlaPrefill,
+    .index_append = IndexAppend,
+    .index_scores = IndexScores,
+    .index_select = IndexSelect,
     .read = Read,
 };
 

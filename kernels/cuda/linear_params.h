@@ -7,12 +7,12 @@
 
 namespace kompakt::cuda {
 
-inline constexpr int kMaxJobs = 3;
+inline constexpr int kMaxJobs = 4;
 // So many tokens are multiplied row by row (decode); more go over tensor cores where weights and activations are
 // integers.
 inline constexpr int64_t kDecodeTokens = 8;
 
-// v = x W^T of up to three matrices that see the same x, one launch. Formats may differ.
+// v = x W^T of up to four matrices that see the same x, one launch. Formats may differ.
 //
 // Takes codes where the matrix has integer codes and x.planes > 0, else x.x, in F32. A matrix of a float format (f32
 // f16 bf16 fp8_b128) always takes x.x.

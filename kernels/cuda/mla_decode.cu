@@ -100,7 +100,8 @@ __global__ void __launch_bounds__(kThreads) MlaDecodeKernel(const cuda::MlaDecod
   const int heads = min(kHeads, p.heads - head0);
   const int64_t out = (static_cast<int64_t>(t) * p.splits + split) * p.heads + head0;
 
-  const int seen = p.ids != nullptr ? p.selected : *p.position + t + 1;
+  const int before = *p.position + p.first + t + 1;
+  const int seen = p.ids != nullptr ? min(p.selected, before) : before;
   const int tiles_per_split = ((seen + kTile - 1) / kTile + p.splits - 1) / p.splits;
   const int begin = split * tiles_per_split * kTile, end = min(seen, begin + tiles_per_split * kTile);
   if (begin >= end) {

@@ -94,15 +94,19 @@ struct MlaAbsorbParams {
   MlaAppendParams append;
 };
 
-// Attention over the latent cache for few tokens. Token t sees rows [0, position + t], or those of `ids`. The rows are
-// split evenly over `splits` blocks, each of which writes its own softmax: mean of the latents and log2 of the sum.
+// Attention over the latent cache for few tokens. Token t sees rows [0, position + first + t], or those of `ids`. The
+// rows are split evenly over `splits` blocks, each of which writes its own softmax: mean of the latents and log2 of the
+// sum.
 struct MlaDecodeParams {
   int heads = 0;
   int tokens = 0;
   int splits = 1;
-  const int32_t* position = nullptr;  // [1]: of the first token
+  const int32_t* position = nullptr;  // [1]: of the call that these tokens are part of
+  int first = 0;                      // tokens of that call before these
   DeviceLatentCache cache;
-  const int32_t* ids = nullptr;  // [T, selected]: rows that the token sees; null: all up to its own
+  // [T, selected]: rows that the token sees, the first position + first + t + 1 of them where those are fewer (of
+  // IndexSelect); null: all up to its own.
+  const int32_t* ids = nullptr;
   int selected = 0;
   const uint16_t* latent_q = nullptr;  // [T, H, rank_padded + rope_padded] of MlaAbsorb
   float* mean = nullptr;               // [T, splits, H, rank]

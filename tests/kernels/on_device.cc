@@ -28,12 +28,12 @@ void* OnDevice::Allocate(uint64_t bytes) {
   return buffers_.back().as<void>();
 }
 
-cuda::Matrix OnDevice::Upload(const RandomMatrix& m) {
-  return {.data = Upload(m.view.data, static_cast<int64_t>(m.view.layout.total_bytes)),
-          .side_offset = m.view.layout.side_offset,
-          .rows = static_cast<int32_t>(m.view.shape.rows),
-          .cols = static_cast<int32_t>(m.view.shape.cols),
-          .format = m.view.format->id};
+cuda::Matrix OnDevice::Upload(const MatrixView& m) {
+  return {.data = Upload(m.data, static_cast<int64_t>(m.layout.total_bytes)),
+          .side_offset = m.layout.side_offset,
+          .rows = static_cast<int32_t>(m.shape.rows),
+          .cols = static_cast<int32_t>(m.shape.cols),
+          .format = m.format->id};
 }
 
 cuda::Activations OnDevice::MakeActivations(int64_t rows, int64_t cols, int planes, bool with_x, bool with_squares,

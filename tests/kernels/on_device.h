@@ -51,7 +51,8 @@ class OnDevice {
     return values;
   }
 
-  cuda::Matrix Upload(const RandomMatrix& m);
+  cuda::Matrix Upload(const MatrixView& m);
+  cuda::Matrix Upload(const RandomMatrix& m) { return Upload(m.view); }
   // Memory for `rows` rows, not initialised.
   cuda::Activations MakeActivations(int64_t rows, int64_t cols, int planes, bool with_x, bool with_squares = false,
                                     float eps = 0);

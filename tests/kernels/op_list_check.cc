@@ -77,16 +77,9 @@ AnyOp FunctionOf(const KernelSet& set, OpId op) {
 
 }  // namespace
 
-std::vector<std::string> DisagreementsWithReference(absl::Span<const KernelSet* const> sets, OpsToCheck which,
-                                                    int64_t* cases) {
-  std::vector<std::string> lines;
-  const KernelSet& reference = *AllKernelSets()[0];
-  Workspace workspace;
-  ThreadTeam team(which == OpsToCheck::kAll ? 2 : 1);
-  KernelContext context{.team = &team, .workspace = &workspace};
-  OpArena arena;
-  // Cases of several models, depths or lengths may be the same once they are small.
-  std::set<std::string> done;
+std::vector<OpCase> CasesToCheck(OpsToCheck which) {
+  std::vector<OpCase> cases;
+  std::set<std::string> known;
   for (const OpCase& full : AllOpCases()) {
     OpCase c = Trimmed(full);
     if (which == OpsToCheck::kIntegerTails) {
@@ -94,12 +87,28 @@ std::vector<std::string> DisagreementsWithReference(absl::Span<const KernelSet* 
       // One token, few, and enough for more than one block.
       c.tokens = c.tokens == 1 ? 1 : c.tokens < 13 ? 3 : 13;
     }
-    const std::string name = c.Name();
-    if (c.shape.timed) c.shape.model = c.shape.part = "";
-    if (lines.size() >= kMostLines || !done.insert(c.Name()).second) continue;
+    OpCase nameless = c;
+    if (c.shape.timed) nameless.shape.model = nameless.shape.part = "";
+    if (known.insert(nameless.Name()).second) cases.push_back(c);
+  }
+  return cases;
+}
+
+bool HasOp(const KernelSet& set, OpId op) { return FunctionOf(set, op) != nullptr; }
+
+std::vector<std::string> DisagreementsWithReference(absl::Span<const KernelSet* const> sets,
+                                                    absl::Span<const OpCase> cases, int threads) {
+  std::vector<std::string> lines;
+  const KernelSet& reference = *AllKernelSets()[0];
+  Workspace workspace;
+  ThreadTeam team(threads);
+  KernelContext context{.team = &team, .workspace = &workspace};
+  OpArena arena;
+  for (const OpCase& c : cases) {
+    if (lines.size() >= kMostLines) break;
     const auto op = PreparedOp::Create(c, 0, arena, context);
     if (!op.ok()) {
-      lines.push_back(absl::StrCat(name, ": ", op.status().message()));
+      lines.push_back(absl::StrCat(c.Name(), ": ", op.status().message()));
       continue;
     }
     (*op)->RoundInputs();
@@ -110,10 +119,9 @@ std::vector<std::string> DisagreementsWithReference(absl::Span<const KernelSet* 
     for (const KernelSet* const set : sets) {
       if (!tried.insert(FunctionOf(*set, c.op)).second) continue;
       const std::string difference = Difference(RunOn(*set, **op, context), want, tolerance);
-      if (!difference.empty()) lines.push_back(absl::StrCat(set->name, ": ", name, ": ", difference));
+      if (!difference.empty()) lines.push_back(absl::StrCat(set->name, ": ", c.Name(), ": ", difference));
     }
   }
-  *cases = std::ssize(done);
   return lines;
 }
 

@@ -6,7 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "kernels/kernel_set.h"
+#include "kernels/op_list.h"
 
 namespace kompakt {
 
@@ -17,9 +19,15 @@ enum class OpsToCheck : uint8_t {
   kIntegerTails,
 };
 
+// The cases of the list, small, each once: cases of several models, depths or lengths may be the same then.
+std::vector<OpCase> CasesToCheck(OpsToCheck which);
+
+// Does the set have this op? One that is put together for a test may lack some.
+bool HasOp(const KernelSet& set, OpId op);
+
 // What disagrees, a line each, at most a few. `sets` in the order of the kernel table: a function that a set shares
-// with one before it is not tried again. `cases`: how many were tried.
-std::vector<std::string> DisagreementsWithReference(absl::Span<const KernelSet* const> sets, OpsToCheck which,
-                                                    int64_t* cases);
+// with one before it is not tried again. `threads`: that the sets may use.
+std::vector<std::string> DisagreementsWithReference(absl::Span<const KernelSet* const> sets,
+                                                    absl::Span<const OpCase> cases, int threads);
 
 }  // namespace kompakt

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <set>
+#include <utility>
 
 namespace kompakt {
 namespace {
@@ -75,17 +76,35 @@ void FillExact(FormatId id, float magnitude, std::mt19937_64& random, RandomMatr
   PackTiles(stored, m->bytes.data());
 }
 
-}  // namespace
-
-RandomMatrix MakeRandomMatrix(FormatId id, int64_t rows, int64_t cols, float magnitude, uint64_t seed) {
-  std::mt19937_64 random(seed);
-  const BlockFormat& format = FormatOf(id);
+// Without tiles.
+RandomMatrix MakeMatrix(const BlockFormat& format, int64_t rows, int64_t cols) {
   RandomMatrix m;
   m.view.format = &format;
   m.view.shape = {rows, cols};
   m.view.layout = *LayoutOfMatrix(format, m.view.shape);
   m.bytes = *AlignedBuffer::Create(m.view.layout.total_bytes, "test matrix");
   m.view.data = m.bytes.data();
+  return m;
+}
+
+}  // namespace
+
+RandomMatrix MakeF32Matrix(std::vector<float> values, int64_t rows, int64_t cols) {
+  RandomMatrix m = MakeMatrix(FormatOf(FormatId::kF32), rows, cols);
+  StoredRows stored;
+  stored.rows = rows;
+  stored.cols = cols;
+  stored.elements.resize(values.size() * sizeof(float));
+  std::memcpy(stored.elements.data(), values.data(), stored.elements.size());
+  PackTiles(stored, m.bytes.data());
+  m.values = std::move(values);
+  return m;
+}
+
+RandomMatrix MakeRandomMatrix(FormatId id, int64_t rows, int64_t cols, float magnitude, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  const BlockFormat& format = FormatOf(id);
+  RandomMatrix m = MakeMatrix(format, rows, cols);
   if (format.exact) {
     FillExact(id, magnitude, random, &m);
   } else {

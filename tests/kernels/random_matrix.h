@@ -19,6 +19,9 @@ struct RandomMatrix {
 // Codes uniform over the format's codes (NaN codes left out), values around `magnitude`.
 RandomMatrix MakeRandomMatrix(FormatId format, int64_t rows, int64_t cols, float magnitude, uint64_t seed);
 
+// These values [rows, cols] as a matrix of F32.
+RandomMatrix MakeF32Matrix(std::vector<float> values, int64_t rows, int64_t cols);
+
 // Experts of each token, ascending and distinct, and their weights: [tokens, chosen] both. `never`: one that no token
 // gets.
 struct RandomChoice {

@@ -17,70 +17,13 @@
 #include "runtime/exact_store.h"
 #include "tests/converters/status_matchers.h"
 #include "tests/converters/temp_folder.h"
+#include "tests/runtime/device_models.h"
 #include "tests/runtime/golden_file.h"
 
 namespace kompakt {
 namespace {
 
 using testing::HasSubstr;
-
-// The device keeps latents, queries, keys and values in BF16: 8 bits of mantissa in every layer, where the CPU has 24.
-// Worst of the goldens on the simulator: 0.006 of the range of the logits.
-constexpr double kOfRange = 0.02;
-
-void ExpectClose(absl::Span<const float> got, absl::Span<const float> want, const std::string& what) {
-  ASSERT_EQ(got.size(), want.size()) << what;
-  const auto [least, largest] = std::minmax_element(want.begin(), want.end());
-  const double range = static_cast<double>(*largest) - static_cast<double>(*least);
-  double worst = 0;
-  for (size_t i = 0; i < want.size(); ++i) {
-    const double error = std::fabs(static_cast<double>(got[i]) - static_cast<double>(want[i]));
-    ASSERT_LE(error, kOfRange * range) << what << ": value " << i << " is " << got[i] << ", expected " << want[i];
-    worst = std::max(worst, error);
-  }
-  testing::Test::RecordProperty(what, std::to_string(worst / range));
-}
-
-std::shared_ptr<const WeightStore> WeightsOf(const std::string& checkpoint) {
-  const auto source = *OpenCheckpoint(CheckpointFolder(checkpoint));
-  return *LoadExactWeights(*source, checkpoint, 2);
-}
-
-struct OnDevice {
-  std::shared_ptr<DeviceTarget> target;
-  std::shared_ptr<const Model> model;
-};
-
-OnDevice Load(const std::string& device, std::shared_ptr<const WeightStore> weights,
-              ActivationPolicy act = ActivationPolicy()) {
-  OnDevice loaded;
-  loaded.target = std::make_shared<DeviceTarget>();
-  loaded.target->device = *OpenDevice(device);
-  ModelOptions options;
-  options.threads = 2;
-  options.act = act;
-  options.device = loaded.target;
-  loaded.model = *Model::Load(std::move(weights), options);
-  return loaded;
-}
-
-std::vector<float> Logits(Session& session, absl::Span<const int32_t> ids) {
-  const auto output = session.Forward(ids, Session::Logits::kAll);
-  EXPECT_THAT(output, IsOk());
-  return output.ok() ? output->logits : std::vector<float>();
-}
-
-// `count` tokens after `prompt`, one by one, by the session's own choice of the likeliest.
-std::vector<int32_t> Greedy(Session& session, absl::Span<const int32_t> prompt, size_t count) {
-  std::vector<int32_t> text;
-  absl::StatusOr<int32_t> next = session.ForwardGreedy(prompt, session.model().arch().vocab_size());
-  while (next.ok() && text.size() < count) {
-    text.push_back(*next);
-    if (text.size() < count) next = session.ForwardGreedy({*next}, session.model().arch().vocab_size());
-  }
-  EXPECT_THAT(next, IsOk());
-  return text;
-}
 
 struct Variant {
   std::string device;
@@ -95,15 +38,9 @@ std::vector<Variant> AllVariants() {
   return variants;
 }
 
-std::string NameOf(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(), [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); }, '_');
-  return text;
-}
-
 class DeviceGolden : public testing::TestWithParam<Variant> {};
 INSTANTIATE_TEST_SUITE_P(Models, DeviceGolden, testing::ValuesIn(AllVariants()),
-                         [](const auto& info) { return NameOf(info.param.checkpoint + "_" + info.param.device); });
+                         [](const auto& info) { return TestNameOf(info.param.checkpoint + "_" + info.param.device); });
 
 TEST_P(DeviceGolden, LogitsAndRoutingMatchHoweverTheTextIsCut) {
   constexpr size_t kTokens = 16;
@@ -111,7 +48,7 @@ TEST_P(DeviceGolden, LogitsAndRoutingMatchHoweverTheTextIsCut) {
   std::vector<int32_t> ids = GoldenInts(path, "ids");
   ids.resize(kTokens);
   std::vector<float> want = GoldenFloats(path, "logits");
-  const OnDevice loaded = Load(GetParam().device, WeightsOf(GetParam().checkpoint));
+  const ModelOnDevice loaded = LoadOnDevice(GetParam().device, WeightsOf(GetParam().checkpoint));
   const auto vocab = static_cast<size_t>(loaded.model->arch().vocab_size());
   want.resize(kTokens * vocab);
   auto session = Session::Create(loaded.model, kTokens);
@@ -132,11 +69,11 @@ TEST_P(DeviceGolden, LogitsAndRoutingMatchHoweverTheTextIsCut) {
 
 class OnEveryDevice : public testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(Devices, OnEveryDevice, testing::ValuesIn(AvailableDevices()),
-                         [](const auto& info) { return NameOf(info.param); });
+                         [](const auto& info) { return TestNameOf(info.param); });
 
 TEST_P(OnEveryDevice, ATraceIsThatOfTheCpuAndItsRoutingCanBeTakenOver) {
   const auto weights = WeightsOf("v3");
-  const OnDevice loaded = Load(GetParam(), weights);
+  const ModelOnDevice loaded = LoadOnDevice(GetParam(), weights);
   const auto cpu = *Model::Load(weights, {.threads = 2});
   const std::vector<int32_t> ids = {5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
   auto on_cpu = *Session::Create(cpu, std::ssize(ids));
@@ -169,7 +106,7 @@ TEST_P(OnEveryDevice, AQuantizedModelWritesTheTextOfTheCpu) {
               IsOk());
   const auto weights = PackedWeights(*PackedReader::Open(folder.File("q4.kpk")));
   const ActivationPolicy act(ActivationPolicy::Kind::kInt16);
-  const OnDevice loaded = Load(GetParam(), weights, act);
+  const ModelOnDevice loaded = LoadOnDevice(GetParam(), weights, act);
   ModelOptions options;
   options.threads = 2;
   options.act = act;
@@ -212,7 +149,7 @@ TEST_P(OnEveryDevice, ExpertsOnTheHostGiveTheSameText) {
       {"the last layer alone", bytes.total(), 1, 1, 1, 0},
   };
   for (const auto& c : cases) {
-    const OnDevice loaded = Load(GetParam(), weights);
+    const ModelOnDevice loaded = LoadOnDevice(GetParam(), weights);
     loaded.target->memory_bytes = MemoryFor(*cpu, kContext, c.experts_bytes);
     loaded.target->gpu_layers = c.gpu_layers;
     std::string placed;
@@ -231,24 +168,6 @@ TEST_P(OnEveryDevice, ExpertsOnTheHostGiveTheSameText) {
 }
 
 TEST_P(OnEveryDevice, StopsAtTheLayerWhoseHiddenStateIsNotFinite) {
-  class Damaged : public WeightStore {
-   public:
-    Damaged(std::shared_ptr<const WeightStore> base, TensorRole role, int32_t layer)
-        : base_(std::move(base)), role_(role), layer_(layer) {}
-    const std::string& origin() const override { return base_->origin(); }
-    const ModelSchema& schema() const override { return base_->schema(); }
-    absl::StatusOr<MatrixView> Matrix(const TensorInfo& tensor) const override { return base_->Matrix(tensor); }
-    absl::StatusOr<std::vector<float>> Vector(const TensorInfo& tensor) const override {
-      auto values = base_->Vector(tensor);
-      if (values.ok() && tensor.role == role_ && tensor.layer == layer_) (*values)[1] = NAN;
-      return values;
-    }
-
-   private:
-    std::shared_ptr<const WeightStore> base_;
-    TensorRole role_;
-    int32_t layer_;
-  };
   const auto whole = WeightsOf("v2lite");
   const struct {
     TensorRole role;
@@ -259,7 +178,7 @@ TEST_P(OnEveryDevice, StopsAtTheLayerWhoseHiddenStateIsNotFinite) {
                {TensorRole::kKvANorm, 0, "layer 0"},
                {TensorRole::kFinalNorm, -1, "final norm"}};
   for (const auto& c : cases) {
-    const OnDevice loaded = Load(GetParam(), std::make_shared<Damaged>(whole, c.role, c.layer));
+    const ModelOnDevice loaded = LoadOnDevice(GetParam(), std::make_shared<DamagedWeights>(whole, c.role, c.layer));
     auto session = *Session::Create(loaded.model, 8);
     const std::vector<int32_t> ids = {1, 2, 3};
     for (const size_t tokens : {3u, 1u}) {
@@ -273,7 +192,7 @@ TEST_P(OnEveryDevice, StopsAtTheLayerWhoseHiddenStateIsNotFinite) {
 // For bench: as if so many tokens had been computed, on the device and in layers of the host.
 TEST_P(OnEveryDevice, RowsOfRandomValuesFillTheCache) {
   for (const int64_t gpu_layers : {-1, 1}) {
-    const OnDevice loaded = Load(GetParam(), WeightsOf("v2lite"));
+    const ModelOnDevice loaded = LoadOnDevice(GetParam(), WeightsOf("v2lite"));
     loaded.target->gpu_layers = gpu_layers;
     auto session = *Session::Create(loaded.model, 200);
     ASSERT_THAT(session->AppendRandomRows(150), IsOk());
@@ -290,7 +209,7 @@ TEST_P(OnEveryDevice, RowsOfRandomValuesFillTheCache) {
 }
 
 TEST_P(OnEveryDevice, RefusesWhatTheCpuRefuses) {
-  const OnDevice loaded = Load(GetParam(), WeightsOf("v2lite"));
+  const ModelOnDevice loaded = LoadOnDevice(GetParam(), WeightsOf("v2lite"));
   EXPECT_THAT(Session::Create(loaded.model, 0), Fails(absl::StatusCode::kInvalidArgument, {"max_tokens"}));
   auto session = *Session::Create(loaded.model, 3);
   EXPECT_THAT(session->Forward({1, 2, 3, 4}, Session::Logits::kLast),
@@ -299,27 +218,6 @@ TEST_P(OnEveryDevice, RefusesWhatTheCpuRefuses) {
               Fails(absl::StatusCode::kInvalidArgument, {"320", "token 1"}));
   EXPECT_THAT(session->ForwardGreedy({}, 320), Fails(absl::StatusCode::kInvalidArgument, {"0 tokens"}));
   EXPECT_THAT(session->Rewind(1), Fails(absl::StatusCode::kInvalidArgument, {"1"}));
-}
-
-TEST_P(OnEveryDevice, AnIndexedModelRunsUpToIndexTopkAndIsRefusedBeyond) {
-  const auto weights = WeightsOf("v32");
-  const OnDevice loaded = Load(GetParam(), weights);
-  EXPECT_THAT(Session::Create(loaded.model, 17),
-              Fails(absl::StatusCode::kUnimplemented, {"index_topk 16", "17 tokens", "--device cpu"}));
-  const std::string path = CheckpointFolder("v32") + "/golden.safetensors";
-  std::vector<int32_t> ids = GoldenInts(path, "ids");
-  ids.resize(12);
-  std::vector<float> want = GoldenFloats(path, "logits");
-  want.resize(12 * 320);
-  auto session = *Session::Create(loaded.model, 16);
-  ExpectClose(Logits(*session, ids), want, "v32");
-  // Where a notice is wanted instead, the session is one of the CPU.
-  std::string notice;
-  loaded.target->on_unusable = [&](const absl::Status& status) { notice = std::string(status.message()); };
-  auto on_cpu = Session::Create(loaded.model, 17);
-  ASSERT_THAT(on_cpu, IsOk());
-  EXPECT_FALSE((*on_cpu)->prefers_greedy());
-  EXPECT_THAT(notice, HasSubstr("index_topk"));
 }
 
 TEST_P(OnEveryDevice, SessionsShareTheWeightsAndLeaveNothingBehind) {
@@ -346,23 +244,42 @@ TEST_P(OnEveryDevice, SessionsShareTheWeightsAndLeaveNothingBehind) {
 }
 
 TEST_P(OnEveryDevice, SaysHowMuchMemoryIsMissing) {
-  const OnDevice loaded = Load(GetParam(), WeightsOf("v2lite"));
+  const ModelOnDevice loaded = LoadOnDevice(GetParam(), WeightsOf("v2lite"));
   loaded.target->memory_bytes = 1000;
   const absl::Status status = Session::Create(loaded.model, 8).status();
   EXPECT_TRUE(IsDeviceError(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("1000 bytes may be used"));
   loaded.target->memory_bytes = UINT64_MAX / 2;
   EXPECT_THAT(std::string(Session::Create(loaded.model, 8).status().message()), HasSubstr("--gpu-memory"));
+  // Where a notice is wanted instead, the session is one of the CPU.
+  std::string notice;
+  loaded.target->on_unusable = [&](const absl::Status& reason) { notice = std::string(reason.message()); };
+  auto on_cpu = Session::Create(loaded.model, 8);
+  ASSERT_THAT(on_cpu, IsOk());
+  EXPECT_FALSE((*on_cpu)->prefers_greedy());
+  EXPECT_THAT(notice, HasSubstr("--gpu-memory"));
 }
 
 TEST(DeviceFootprint, IsWhatASessionTakes) {
-  const OnDevice loaded = Load("cuda-sim", WeightsOf("v3"));
-  for (const int64_t context : {1, 8, 100, 300}) {
-    auto session = *Session::Create(loaded.model, context);
-    const DeviceFootprint footprint = DeviceFootprintOf(loaded.model->arch(), CacheFormat::kF32, context);
-    EXPECT_EQ(session->cache_bytes(),
-              footprint.cache_token_bytes * static_cast<uint64_t>(context * loaded.model->arch().num_hidden_layers()));
-    EXPECT_LE(footprint.working_bytes, session->working_bytes());
+  // Layers with an indexer; its keys are kept beyond index_topk, which are 16 and 11.
+  const struct {
+    const char* checkpoint;
+    int64_t indexers;
+  } cases[] = {{"v3", 0}, {"v32", 3}, {"glm5", 2}};
+  for (const auto& c : cases) {
+    const ModelOnDevice loaded = LoadOnDevice("cuda-sim", WeightsOf(c.checkpoint));
+    const ArchSpec& arch = loaded.model->arch();
+    for (const int64_t context : {1, 8, 100, 300}) {
+      auto session = *Session::Create(loaded.model, context);
+      const DeviceFootprint footprint = DeviceFootprintOf(arch, CacheFormat::kF32, context);
+      EXPECT_EQ(footprint.index_token_bytes > 0, c.indexers > 0 && context > 16) << c.checkpoint;
+      const uint64_t token_bytes = footprint.cache_token_bytes * static_cast<uint64_t>(arch.num_hidden_layers()) +
+                                   footprint.index_token_bytes * static_cast<uint64_t>(c.indexers);
+      EXPECT_EQ(session->cache_bytes(), token_bytes * static_cast<uint64_t>(context)) << c.checkpoint;
+      EXPECT_LE(footprint.working_bytes, session->working_bytes());
+      const auto device_model = loaded.target->models[loaded.model.get()].lock();
+      EXPECT_EQ(device_model->placement().cache_bytes, session->cache_bytes()) << c.checkpoint;
+    }
   }
 }
 

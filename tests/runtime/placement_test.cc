@@ -1,6 +1,7 @@
 // What goes to the device, for made-up sizes and for models of the published shapes.
 #include "runtime/placement.h"
 
+#include "format/arch_spec.h"
 #include "format/device_error.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -98,6 +99,22 @@ TEST(PlaceModel, NeverTakesMoreThanTheBudgetAndWithMoreOfItNoLessOfTheModel) {
   }
 }
 
+TEST(PlaceModel, CountsTheKeysOfLayersWithAnIndexer) {
+  ModelBytes model = Small();
+  model.layers[1].has_indexer = model.layers[3].has_indexer = true;
+  PlacementRequest request = Request(kAll + 2 * 3 * 5);
+  request.index_token_bytes = 5;
+  const auto placement = PlaceModel(model, request);
+  ASSERT_TRUE(placement.ok()) << placement.status();
+  EXPECT_EQ(placement->cache_bytes, 4u * 6 + 2 * 3 * 5);
+  EXPECT_EQ(placement->total_bytes(), kAll + 2 * 3 * 5);
+  EXPECT_EQ(placement->device_expert_layers(), 3);
+  // Rows of 6 bytes in four layers, keys of 15 in two.
+  const DecodeEstimate estimate =
+      EstimateDecode(model, *placement, {.rows = 6, .keys = 15}, 2, {.device = 1, .host = 1, .link = 1});
+  EXPECT_DOUBLE_EQ(estimate.device_bytes, 194 + 2 * 15);
+}
+
 TEST(BytesOfModel, CountsEveryTensorOnceAndATiedEmbeddingAsTheHead) {
   for (const ArchSpec& arch : {SmallV3Arch(), SmallV2LiteArch(), SmallV32Arch(), SmallMtpArch()}) {
     const auto schema = ModelSchema::Create(arch);
@@ -112,6 +129,9 @@ TEST(BytesOfModel, CountsEveryTensorOnceAndATiedEmbeddingAsTheHead) {
     EXPECT_LE(bytes->total(), static_cast<uint64_t>(elements) * 6);
     EXPECT_EQ(bytes->layers[0].experts, 0);
     EXPECT_EQ(bytes->layers[1].experts, 4);
+    for (size_t l = 0; l < bytes->layers.size(); ++l) {
+      EXPECT_EQ(bytes->layers[l].has_indexer, HasIndexer(arch, static_cast<int64_t>(l))) << l;
+    }
   }
 }
 
@@ -119,14 +139,14 @@ TEST(EstimateDecode, IsWhatTheBytesAllow) {
   const auto all = PlaceModel(Small(), Request(kAll));
   ASSERT_TRUE(all.ok()) << all.status();
   // Head 100, four layers of 10 and 6 of cache, three times two experts of 5; a row of 2 floats over the link.
-  const DecodeEstimate fast = EstimateDecode(Small(), *all, 2, 2, 3, {.device = 194, .host = 1, .link = 8});
+  const DecodeEstimate fast = EstimateDecode(Small(), *all, {.rows = 6}, 2, {.device = 194, .host = 1, .link = 8});
   EXPECT_DOUBLE_EQ(fast.device_bytes, 194);
   EXPECT_DOUBLE_EQ(fast.host_bytes, 0);
   EXPECT_DOUBLE_EQ(fast.link_bytes, 8);
   EXPECT_DOUBLE_EQ(fast.tokens_per_second, 0.5);
   const auto some = PlaceModel(Small(), Request(100 + 4 * 16 + 7));
   ASSERT_TRUE(some.ok()) << some.status();
-  const DecodeEstimate slow = EstimateDecode(Small(), *some, 2, 2, 3, {.device = 164, .host = 30, .link = 56});
+  const DecodeEstimate slow = EstimateDecode(Small(), *some, {.rows = 6}, 2, {.device = 164, .host = 30, .link = 56});
   EXPECT_DOUBLE_EQ(slow.device_bytes, 164);
   EXPECT_DOUBLE_EQ(slow.host_bytes, 30);
   EXPECT_DOUBLE_EQ(slow.link_bytes, 8 + 3 * 16);
