@@ -95,6 +95,8 @@ constexpr size_t kStackBytes = size_t{1} << 20;
 constexpr size_t kStackBytes = size_t{128} << 10;
 #endif
 
+[[maybe_unused]] constexpr int64_t kStartsPerThreadState = 1024;
+
 // The host thread while one of its fibers runs.
 struct Host {
   void* stack_pointer;
@@ -121,10 +123,14 @@ bool Fiber::Start(void (*entry)()) {
         mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) return false;
     stack_ = static_cast<char*>(memory);
-#if defined(KOMPAKT_TSAN)
-    thread_state_ = __tsan_create_fiber(0);
-#endif
   }
+#if defined(KOMPAKT_TSAN)
+  // The functions that a fiber leaves without returning stay on the sanitizer's own stack of calls, which is bounded.
+  if (starts_++ % kStartsPerThreadState == 0) {
+    if (thread_state_ != nullptr) __tsan_destroy_fiber(thread_state_);
+    thread_state_ = __tsan_create_fiber(0);
+  }
+#endif
 #if defined(KOMPAKT_ASAN)
   // Frames that were left behind keep their red zones.
   if (started_) __asan_unpoison_memory_region(stack_, kStackBytes);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace kompakt::cuda_sim {
 
@@ -33,6 +34,7 @@ class Fiber {
   bool started_ = false;
   [[maybe_unused]] void* fake_stack_ = nullptr;    // address sanitizer's
   [[maybe_unused]] void* thread_state_ = nullptr;  // thread sanitizer's
+  [[maybe_unused]] int64_t starts_ = 0;            // for it
 };
 
 }  // namespace kompakt::cuda_sim
