@@ -66,7 +66,8 @@ absl::StatusOr<std::shared_ptr<DeviceTarget>> ResolveDeviceFlags(const DeviceFla
 }
 
 absl::StatusOr<std::unique_ptr<EnergyMeter>> OpenEnergyMeter(const DeviceTarget* target) {
-  if (target == nullptr || target->device->backend() != "cuda") return OpenRapl();
+  if (target == nullptr) return OpenRapl();
+  if (target->device->backend() != "cuda") return absl::UnavailableError("a simulator's joules say nothing of a GPU");
   return OpenNvml(target->device->properties().uuid);
 }
 

@@ -27,7 +27,7 @@ void DeclareDeviceFlags(CLI::App& app, DeviceFlags& flags, const std::string& de
 absl::StatusOr<std::shared_ptr<DeviceTarget>> ResolveDeviceFlags(const DeviceFlags& flags);
 
 // What counts the joules of a model that runs there: NVML's counter of the board for a CUDA device, RAPL for the CPU
-// (null) and for the simulator.
+// (null). kUnavailable for the simulator.
 absl::StatusOr<std::unique_ptr<EnergyMeter>> OpenEnergyMeter(const DeviceTarget* target);
 
 }  // namespace kompakt

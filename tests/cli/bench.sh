@@ -83,6 +83,7 @@ expect 0 "$PYTHON" - device.json model.json <<'TEXT'
 import json, sys
 answer, cpu = (json.load(open(path)) for path in sys.argv[1:])
 assert answer["device"] == "CUDA simulator" and cpu["device"] == "cpu", answer
+assert answer["energy"].startswith("not measured (a simulator"), answer
 rows = answer["results"]
 assert [row["test"] for row in rows] == ["pp10", "pp10 @ 70", "tg2", "tg2 @ 70"], rows
 for row in rows:
