@@ -193,7 +193,9 @@ std::vector<float> Scores(int n, int kinds, std::mt19937& random) {
   std::normal_distribution<float> normal(0, 1);
   std::vector<float> scores;
   for (int i = 0; i < n; ++i) {
-    float score = kinds == 0 ? normal(random) : static_cast<float>(static_cast<int>(random() % static_cast<unsigned>(kinds)) - kinds / 2);
+    float score = kinds == 0
+                      ? normal(random)
+                      : static_cast<float>(static_cast<int>(random() % static_cast<unsigned>(kinds)) - kinds / 2);
     if (score == 0 && random() % 3 == 0) score = -0.0f;
     scores.push_back(score);
   }
