@@ -166,7 +166,7 @@ TEST_P(DeviceIndexer, ALayerTakesOverWhatALayerOfTheHostSelected) {
     loaded.target->gpu_layers = gpu_layers;
     auto session = *Session::Create(loaded.model, std::ssize(ids));
     std::vector<float> got;
-    for (const size_t n : {8, 22, 1, 1, 16}) {
+    for (const size_t n : {8u, 22u, 1u, 1u, 16u}) {
       const auto at = static_cast<size_t>(session->position());
       const std::vector<float> part = Logits(*session, absl::MakeSpan(ids).subspan(at, n));
       got.insert(got.end(), part.begin(), part.end());
