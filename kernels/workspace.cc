@@ -17,6 +17,8 @@ namespace {
 // Under the address sanitizer every piece is a block of its own, so that it sees who writes past one.
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool kOwnBlocks = true;
+#elif defined(__has_feature)
+constexpr bool kOwnBlocks = __has_feature(address_sanitizer);
 #else
 constexpr bool kOwnBlocks = false;
 #endif
