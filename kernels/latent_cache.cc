@@ -62,11 +62,12 @@ uint16_t QuantizeGroup(const float* x, int64_t n, int8_t* codes) {
     finite = finite && std::isfinite(x[i]);
     largest = std::max(largest, std::fabs(x[i]));
   }
-  if (!finite || largest == 0) {
+  const uint16_t bits = finite ? Bf16Above(largest / 127.0f) : F32ToBf16(std::numeric_limits<float>::quiet_NaN());
+  // Zero also where a denormal number has no 127th part.
+  if (!finite || bits == 0) {
     std::memset(codes, 0, static_cast<size_t>(n));
-    return finite ? uint16_t{0} : F32ToBf16(std::numeric_limits<float>::quiet_NaN());
+    return bits;
   }
-  const uint16_t bits = Bf16Above(largest / 127.0f);
   const float scale = Bf16ToF32(bits);
   // A scale below the least normal number has no inverse in F32; divisions are few.
   for (int64_t i = 0; i < n; ++i)

@@ -36,6 +36,7 @@ KOMPAKT_DEVICE uint32_t QuantizeLane(float x, uint32_t* code KOMPAKT_SITE) {
   if constexpr (kFormat == LatentFormat::kInt8) {
     // The least BF16 that is not below it, so that no code passes 127.
     const uint32_t scale = (__float_as_uint(largest / 127.0f) + 0xffffu) >> 16;
+    if (scale == 0) return 0;  // a denormal number without a 127th part
     const int rounded = __float2int_rn(x / LowBf16(scale));
     *code = static_cast<uint32_t>(max(-127, min(127, rounded))) & 255u;
     return scale;

@@ -32,10 +32,12 @@ void RowFactors(const MatrixView& w, int64_t row_tile, float* factors) {
 
 constexpr int64_t kLineBytes = 64;  // of a cache
 
-// Into the second level: the first one is full of what is being multiplied.
-const uint8_t* Prefetch(const uint8_t* p, const uint8_t* end) {
-  for (; p < end; p += kLineBytes) __builtin_prefetch(p, 0, 2);
-  return p;
+// The next `bytes` of [p, end) into the second level: the first one is full of what is being multiplied. Returns what
+// comes next.
+const uint8_t* Prefetch(const uint8_t* p, const uint8_t* end, int64_t bytes) {
+  const int64_t n = std::min<int64_t>(bytes, end - p);
+  for (int64_t i = 0; i < n; i += kLineBytes) __builtin_prefetch(p + i, 0, 2);
+  return p + n;
 }
 
 bool IntegerScales(FormatId id) { return id != FormatId::kInt4G32 && id != FormatId::kMxfp4 && id != FormatId::kNvfp4; }
@@ -78,7 +80,7 @@ void MultiplyFloats(const IntegerIsa& isa, const MatrixView& w, int64_t first, i
                .tokens = block.tokens,
                .c = c,
                .c_stride = kGroupRows});
-      if (x.tokens > kFewTokens) ahead = Prefetch(ahead, std::min(next.end, ahead + share));
+      if (x.tokens > kFewTokens) ahead = Prefetch(ahead, next.end, share);
       if (col + n < col_tiles) continue;
       for (int64_t i = 0; i < tiles; ++i) isa.finish(factors, block, c + i * kTileRows, kGroupRows);
       sink(token, block.tokens, c);
@@ -147,7 +149,7 @@ void MultiplyRowTiles(const IntegerIsa& isa, const MatrixView& w, int64_t first,
       for (int64_t i = 0; i < tiles; ++i) {
         many(panel + i * kPanelColTiles, col, n, block, c + i * kTileRows, kGroupRows);
       }
-      ahead = Prefetch(ahead, std::min(next.end, ahead + share));
+      ahead = Prefetch(ahead, next.end, share);
       if (last) {
         Finish(isa, w, first, tiles, block, c);
         sink(token, block.tokens, c);

@@ -199,7 +199,13 @@ inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
 inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
-inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }
+// As cvt.rni.s32.f32: saturates, and NaN is 0.
+inline int __float2int_rn(float x) {
+  const float rounded = std::nearbyint(x);
+  if (rounded != rounded) return 0;
+  if (rounded >= 0x1p31f) return INT32_MAX;
+  return rounded <= -0x1p31f ? INT32_MIN : static_cast<int>(rounded);
+}
 inline float __int2float_rn(int x) { return static_cast<float>(x); }
 inline float __fdividef(float x, float y) { return x / y; }
 inline float __expf(float x) { return std::exp(x); }
