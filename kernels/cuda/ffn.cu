@@ -35,6 +35,7 @@ KOMPAKT_DEVICE Chosen Choose(const cuda::ExpertFfnParams& p, int y, int64_t toke
            .inner_row = token * p.k + slot,
            .block = y - slot * routed_blocks,
            .here = record != nullptr};
+  if (!c.here) return c;
   c.gate.data = record + p.gate_offset;
   c.up.data = record + p.up_offset;
   return c;
@@ -79,7 +80,7 @@ __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks) ExpertDownKerne
   const int64_t at = token * p.k + slot;
   cuda::Matrix down = Either(routed, p.routed.down, p.shared.down);
   const uint8_t* const record = routed ? RecordOf(p, LoadCached(p.ids + at)) : down.data;
-  if (routed) down.data = record + p.down_offset;
+  if (routed && record != nullptr) down.data = record + p.down_offset;
   float* const results = static_cast<float*>(p.scratch);
   const int row = block * 32 + static_cast<int>(threadIdx.x) % 32;
   if (record != nullptr) {
