@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -281,6 +282,18 @@ TEST(CudaSim, AnErrorLeavesNothingBehind) {
   int sum = 0;
   EXPECT_EQ(RunBlock(1024, 0, [&] { sum += 1; }), "");
   EXPECT_EQ(sum, 1024);
+}
+
+// A thread of a block leaves its stack without returning; what a sanitizer keeps of its calls must not pile up.
+TEST(CudaSim, ManyThousandBlocksRunOneAfterTheOther) {
+  constexpr unsigned kBlocks = 60000;
+  std::vector<int> runs(kBlocks, 0);
+  const std::string error = RunGrid("many", Dim3(kBlocks), Dim3(2), 0, [&] {
+    __syncthreads();
+    if (threadIdx.x == 1) ++runs[blockIdx.x];
+  });
+  EXPECT_EQ(error, "");
+  EXPECT_EQ(std::count(runs.begin(), runs.end(), 1), kBlocks);
 }
 
 TEST(CudaSim, LaunchesThatNoDeviceTakesAreRefused) {
