@@ -10,20 +10,13 @@
 #include <utility>
 
 #include "format/status.h"
+#include "kernels/sanitizers.h"
 
 namespace kompakt {
 namespace {
 
 // Under the address sanitizer every piece is a block of its own, so that it sees who writes past one.
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kOwnBlocks = true;
-#elif defined(__has_feature)
-constexpr bool kOwnBlocks = __has_feature(address_sanitizer);
-#else
-constexpr bool kOwnBlocks = false;
-#endif
-
-constexpr uint64_t kSmallestBlock = kOwnBlocks ? 0 : uint64_t{1} << 20;
+constexpr uint64_t kSmallestBlock = kAddressSanitized ? 0 : uint64_t{1} << 20;
 
 uint64_t PhysicalMemoryBytes() {
   const long pages = sysconf(_SC_PHYS_PAGES);
@@ -85,7 +78,7 @@ absl::StatusOr<uint8_t*> Workspace::Bytes(int64_t elements, uint64_t element_byt
     return absl::ResourceExhaustedError(absl::StrCat("scratch memory: ", elements, " elements"));
   }
   const uint64_t bytes = (count * element_bytes + kMemoryAlign - 1) / kMemoryAlign * kMemoryAlign;
-  if (kOwnBlocks) {
+  if (kAddressSanitized) {
     // Blocks past the current one hold nothing that is alive.
     if (used_ > 0) ++block_;
     blocks_.resize(std::min(blocks_.size(), block_));

@@ -25,11 +25,11 @@
 #include "format/packed_source.h"
 #include "format/parallel_for.h"
 #include "format/write_behind.h"
+#include "kernels/sanitizers.h"
 #include "nlohmann/json.hpp"
 #include "quant/convert.h"
 #include "tests/bench/bench_program.h"
 #include "tests/fixtures/generated_source.h"
-#include "tests/fixtures/sanitized.h"
 #include "tools/byte_size.h"
 
 namespace kompakt {

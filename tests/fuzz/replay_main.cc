@@ -21,7 +21,7 @@
 #include <system_error>
 #include <vector>
 
-#include "tests/fixtures/sanitized.h"
+#include "kernels/sanitizers.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 

@@ -13,6 +13,7 @@
 
 #include "kernels/cuda/sim/block.h"
 #include "kernels/router.h"
+#include "tests/fixtures/test_name.h"
 #include "tests/kernels/on_device.h"
 
 namespace kompakt {
@@ -22,13 +23,8 @@ class CudaFfn : public testing::TestWithParam<std::string> {
  protected:
   void TearDown() override { cuda_sim::SetSchedule({}); }
 };
-INSTANTIATE_TEST_SUITE_P(Devices, CudaFfn, testing::ValuesIn(AvailableDevices()), [](const auto& info) {
-  std::string name = info.param;
-  for (char& c : name) {
-    if (c == '-' || c == ':') c = '_';
-  }
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Devices, CudaFfn, testing::ValuesIn(AvailableDevices()),
+                         [](const auto& info) { return TestNameOf(info.param); });
 
 // ---- The router.
 

@@ -16,6 +16,7 @@
 #include "kernels/kernel_set.h"
 #include "kernels/reference/reference_ops.h"
 #include "kernels/top_rows.h"
+#include "tests/fixtures/test_name.h"
 #include "tests/kernels/on_device.h"
 
 namespace kompakt {
@@ -27,13 +28,8 @@ class CudaIndex : public testing::TestWithParam<std::string> {
  protected:
   void TearDown() override { cuda_sim::SetSchedule({}); }
 };
-INSTANTIATE_TEST_SUITE_P(Devices, CudaIndex, testing::ValuesIn(AvailableDevices()), [](const auto& info) {
-  std::string name = info.param;
-  for (char& c : name) {
-    if (c == '-' || c == ':') c = '_';
-  }
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Devices, CudaIndex, testing::ValuesIn(AvailableDevices()),
+                         [](const auto& info) { return TestNameOf(info.param); });
 
 // ---- Scores.
 

@@ -9,6 +9,7 @@
 
 #include "format/block_format.h"
 #include "kernels/cuda/sim/block.h"
+#include "tests/fixtures/test_name.h"
 #include "tests/kernels/on_device.h"
 
 namespace kompakt {
@@ -18,13 +19,8 @@ class CudaLinear : public testing::TestWithParam<std::string> {
  protected:
   void TearDown() override { cuda_sim::SetSchedule({}); }
 };
-INSTANTIATE_TEST_SUITE_P(Devices, CudaLinear, testing::ValuesIn(AvailableDevices()), [](const auto& info) {
-  std::string name = info.param;
-  for (char& c : name) {
-    if (c == '-' || c == ':') c = '_';
-  }
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Devices, CudaLinear, testing::ValuesIn(AvailableDevices()),
+                         [](const auto& info) { return TestNameOf(info.param); });
 
 bool TakesCodes(FormatId format) { return FormatOf(format).group_cols > 0 || format == FormatId::kQ8G32; }
 

@@ -13,6 +13,7 @@
 #include "kernels/device.h"
 #include "kernels/kernel_set.h"
 #include "kernels/reference/reference_ops.h"
+#include "tests/fixtures/test_name.h"
 #include "tests/kernels/random_matrix.h"
 
 namespace kompakt {
@@ -378,12 +379,8 @@ class EveryDeviceMla : public testing::TestWithParam<std::string> {
 
   std::unique_ptr<Device> device_;
 };
-INSTANTIATE_TEST_SUITE_P(Devices, EveryDeviceMla, testing::ValuesIn(AvailableDevices()), [](const auto& info) {
-  std::string name = info.param;
-  std::replace_if(
-      name.begin(), name.end(), [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); }, '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Devices, EveryDeviceMla, testing::ValuesIn(AvailableDevices()),
+                         [](const auto& info) { return TestNameOf(info.param); });
 
 // The fixtures' shapes, one where nothing is a multiple of anything, one with more than 16 heads.
 constexpr Shape kFixture = {4, 32, 16, 32, 64};

@@ -10,6 +10,7 @@
 
 #include "kernels/device.h"
 #include "kernels/op_list.h"
+#include "tests/fixtures/test_name.h"
 #include "tests/kernels/device_kernel_set.h"
 #include "tests/kernels/op_list_check.h"
 
@@ -38,13 +39,8 @@ bool IsLeftOut(const OpCase& c) {
 }
 
 class CudaOpList : public testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Devices, CudaOpList, testing::ValuesIn(AvailableDevices()), [](const auto& info) {
-  std::string name = info.param;
-  for (char& c : name) {
-    if (c == '-' || c == ':') c = '_';
-  }
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Devices, CudaOpList, testing::ValuesIn(AvailableDevices()),
+                         [](const auto& info) { return TestNameOf(info.param); });
 
 TEST_P(CudaOpList, HasEveryOpButTheGapsThatAreListed) {
   const KernelSet& set = DeviceKernelSet(GetParam());

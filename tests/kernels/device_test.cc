@@ -4,7 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -13,7 +12,8 @@
 
 #include "format/device_error.h"
 #include "kernels/cuda/sim/sim_device.h"
-#include "tests/fixtures/sanitized.h"
+#include "kernels/sanitizers.h"
+#include "tests/fixtures/test_name.h"
 
 namespace kompakt {
 namespace {
@@ -47,12 +47,8 @@ class EveryDevice : public testing::TestWithParam<std::string> {
   std::unique_ptr<Device> device_;
   DeviceStream stream_ = nullptr;
 };
-INSTANTIATE_TEST_SUITE_P(Devices, EveryDevice, testing::ValuesIn(AvailableDevices()), [](const auto& info) {
-  std::string name = info.param;
-  std::replace_if(
-      name.begin(), name.end(), [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); }, '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Devices, EveryDevice, testing::ValuesIn(AvailableDevices()),
+                         [](const auto& info) { return TestNameOf(info.param); });
 
 TEST_P(EveryDevice, SaysWhatItIs) {
   const DeviceProperties& p = device_->properties();

@@ -12,6 +12,7 @@
 #include "kernels/device.h"
 #include "runtime/device_scratch.h"
 #include "tests/converters/status_matchers.h"
+#include "tests/fixtures/test_name.h"
 #include "tests/runtime/device_models.h"
 #include "tests/runtime/golden_file.h"
 

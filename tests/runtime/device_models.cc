@@ -80,10 +80,4 @@ std::vector<int32_t> Greedy(Session& session, absl::Span<const int32_t> prompt, 
   return text;
 }
 
-std::string TestNameOf(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(), [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); }, '_');
-  return text;
-}
-
 }  // namespace kompakt

@@ -55,7 +55,4 @@ std::vector<float> Logits(Session& session, absl::Span<const int32_t> ids);
 // `count` tokens after `prompt`, one by one, by the session's own choice of the likeliest.
 std::vector<int32_t> Greedy(Session& session, absl::Span<const int32_t> prompt, size_t count);
 
-// As part of the name of a test.
-std::string TestNameOf(std::string text);
-
 }  // namespace kompakt

@@ -17,6 +17,7 @@
 #include "runtime/exact_store.h"
 #include "tests/converters/status_matchers.h"
 #include "tests/converters/temp_folder.h"
+#include "tests/fixtures/test_name.h"
 #include "tests/runtime/device_models.h"
 #include "tests/runtime/golden_file.h"
 

@@ -2,19 +2,8 @@
 
 #include <sys/mman.h>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define KOMPAKT_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define KOMPAKT_ASAN 1
-#endif
-#if __has_feature(thread_sanitizer)
-#define KOMPAKT_TSAN 1
-#endif
-#endif
-#if defined(__SANITIZE_THREAD__)
-#define KOMPAKT_TSAN 1
-#endif
+#include "kernels/sanitizers.h"
+
 #if defined(KOMPAKT_ASAN)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -89,11 +78,7 @@ namespace kompakt::cuda_sim {
 namespace {
 
 // Untouched pages take no memory. Sanitizers make frames several times larger.
-#if defined(KOMPAKT_ASAN) || defined(KOMPAKT_TSAN)
-constexpr size_t kStackBytes = size_t{1} << 20;
-#else
-constexpr size_t kStackBytes = size_t{128} << 10;
-#endif
+constexpr size_t kStackBytes = kSanitized ? size_t{1} << 20 : size_t{128} << 10;
 
 [[maybe_unused]] constexpr int64_t kStartsPerThreadState = 1024;
 

@@ -15,6 +15,7 @@
 #include "format/status.h"
 #include "kernels/cuda/sim/block.h"
 #include "kernels/cuda/sim/language.h"
+#include "kernels/sanitizers.h"
 
 namespace kompakt::cuda_sim {
 namespace {
@@ -24,14 +25,6 @@ constexpr uint64_t kAlign = 256;
 constexpr uint64_t kGuardBytes = 256;  // before and behind every allocation
 constexpr uint8_t kGuard = 0xfd;
 constexpr uint8_t kFresh = 0xff;
-
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-constexpr bool kSanitized = __has_feature(address_sanitizer);
-#else
-constexpr bool kSanitized = false;
-#endif
 
 struct Stream {
   bool capturing = false;
@@ -163,12 +156,12 @@ absl::StatusOr<void*> SimDevice::Allocate(uint64_t bytes, absl::string_view what
   }
   void* memory = nullptr;
   // The sanitizer has its own guards, and they lie right at the ends.
-  const uint64_t guards = kSanitized ? 0 : 2 * kGuardBytes;
+  const uint64_t guards = kAddressSanitized ? 0 : 2 * kGuardBytes;
   if (posix_memalign(&memory, kAlign, std::max<uint64_t>(bytes, 1) + guards) != 0) {
     return DeviceError("cuda-sim: no ", bytes, " bytes of host memory for ", what);
   }
   auto* p = static_cast<uint8_t*>(memory);
-  if (!kSanitized) {
+  if (!kAddressSanitized) {
     std::memset(p, kGuard, kGuardBytes);
     p += kGuardBytes;
     std::memset(p + bytes, kGuard, kGuardBytes);
@@ -189,7 +182,7 @@ void SimDevice::Free(void* p) {
   used_ -= bytes;
   UnregisterGlobal(p);
   auto* memory = static_cast<uint8_t*>(p);
-  if (!kSanitized) {
+  if (!kAddressSanitized) {
     const auto intact = [](const uint8_t* guard) {
       return std::all_of(guard, guard + kGuardBytes, [](uint8_t byte) { return byte == kGuard; });
     };
