@@ -63,7 +63,7 @@ uint16_t QuantizeGroup(const float* x, int64_t n, int8_t* codes) {
     largest = std::max(largest, std::fabs(x[i]));
   }
   const uint16_t bits = finite ? Bf16Above(largest / 127.0f) : F32ToBf16(std::numeric_limits<float>::quiet_NaN());
-  // Zero also where a denormal number has no 127th part.
+  // Zero: of zeros, and of denormal numbers without a 127th part.
   if (!finite || bits == 0) {
     std::memset(codes, 0, static_cast<size_t>(n));
     return bits;

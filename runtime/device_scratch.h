@@ -64,7 +64,7 @@ class DeviceScratch {
   float* index_q = nullptr;        // [T, Hi di], not rotated
   float* index_k = nullptr;        // [T, di]
   float* index_weights = nullptr;  // [T, Hi]
-  float* index_scores = nullptr;   // [select_group(), context]
+  float* index_scores = nullptr;   // [SelectGroup, context]
   int32_t* index_order = nullptr;  // likewise
   // [T, index_topk]: rows that tokens attend to. A layer without an indexer uses what the last layer with one left.
   int32_t* selected = nullptr;

@@ -64,7 +64,6 @@ class DeviceSession : public Session {
   static absl::StatusOr<std::unique_ptr<DeviceSession>> Create(std::shared_ptr<const Model> model,
                                                                std::shared_ptr<DeviceModel> device_model,
                                                                int64_t max_tokens);
-  absl::Status CreateKeys();
   ~DeviceSession() override { (void)device_.Synchronize(stream_.get()); }
 
   const Model& model() const override { return *model_; }
@@ -136,6 +135,7 @@ class DeviceSession : public Session {
 
   absl::StatusOr<Output> ForwardAll(absl::Span<const int32_t> ids, Logits logits, ForwardTrace* trace,
                                     const ForwardTrace* routing);
+  absl::Status CreateKeys();
   // Queues a chunk from the embedding to the last layer. What comes after it still waits to be queued.
   absl::Status QueueChunk(const Chunk& chunk);
   absl::Status RunHostLayers(const Chunk& chunk);
@@ -254,8 +254,8 @@ absl::Status DeviceSession::AppendRandomRows(int64_t tokens) {
   model_->binding().rope.Fill(position_, n, input.cos_sin);
   KOMPAKT_RETURN_IF_ERROR(
       device_.Copy(scratch_.input, host, DeviceScratch::InputBytes(model_->arch(), n), stream_.get()));
+  const Step step{.stream = stream_.get(), .tokens = n, .position = position_};
   for (int64_t l = device_model_->placement().first_device_layer; l < layer_count(); ++l) {
-    const Step step{.stream = stream_.get(), .tokens = n, .position = position_};
     KOMPAKT_RETURN_IF_ERROR(layers_->AppendRows(step, l));
     const cuda::DeviceLatentCache& cache = caches_[static_cast<size_t>(l)];
     KOMPAKT_RETURN_IF_ERROR(Repeat(cache.data + position_ * cache.row_bytes(), cache.row_bytes(), n, tokens));
@@ -369,9 +369,11 @@ absl::Status DeviceSession::RunHostLayers(const Chunk& chunk) {
     auto* const selected = host_side_.selected.as<int32_t>();
     for (int64_t t = 0; t < chunk.tokens; ++t) {
       int32_t* const ids = selected + t * topk();
-      // The host selects nothing for a token that sees no more than that.
-      if (position + t < topk()) std::iota(ids, ids + position + t + 1, 0);
-      if (position + t >= topk()) std::copy_n(a.selected + t * topk(), topk(), ids);
+      if (position + t < topk()) {  // the host selects nothing for a token that sees no more than that
+        std::iota(ids, ids + position + t + 1, 0);
+      } else {
+        std::copy_n(a.selected + t * topk(), topk(), ids);
+      }
     }
   }
   return absl::OkStatus();

@@ -32,15 +32,15 @@ KOMPAKT_DEVICE uint32_t QuantizeLane(float x, uint32_t* code KOMPAKT_SITE) {
   const bool finite = __all_sync(kFullWarp, fabsf(x) <= 3.4028235e38f KOMPAKT_HERE) != 0;
   *code = 0;
   if (!finite) return 0x7fc0u;
-  if (largest == 0) return 0;
   if constexpr (kFormat == LatentFormat::kInt8) {
     // The least BF16 that is not below it, so that no code passes 127.
     const uint32_t scale = (__float_as_uint(largest / 127.0f) + 0xffffu) >> 16;
-    if (scale == 0) return 0;  // a denormal number without a 127th part
+    if (scale == 0) return 0;  // zeros, or denormal numbers without a 127th part
     const int rounded = __float2int_rn(x / LowBf16(scale));
     *code = static_cast<uint32_t>(max(-127, min(127, rounded))) & 255u;
     return scale;
   } else {
+    if (largest == 0) return 0;
     // The least power of two that brings the group within 448 = 1.75 * 2^8; a normal number.
     const uint32_t bits = __float_as_uint(largest);
     const int above = (bits & 0x7fffffu) > 0x600000u ? 1 : 0;
