@@ -411,6 +411,7 @@ absl::Status DeviceLayers::Route(const Step& step, int64_t layer) const {
                                 .bias = w.router_bias,
                                 .x = FfnInput(step, layer),
                                 .tokens = step.tokens,
+                                .parts = scratch_.router_parts,
                                 .logits = scratch_.router_logits,
                                 .ids = scratch_.router_ids,
                                 .weights = scratch_.router_weights,

@@ -15,7 +15,7 @@ constexpr int64_t kDecompressedBytes = int64_t{64} << 20;
 constexpr int64_t kSelectBytes = int64_t{64} << 20;
 // As many blocks as the largest device runs at once, and as many splits as MlaSplits gives at most.
 constexpr int64_t kMostMultiprocessors = 256;
-constexpr int64_t kMostSplits = 128;
+constexpr int64_t kMostSplits = cuda::kMaxMlaSplits;
 
 uint64_t Aligned(uint64_t bytes) { return (bytes + kDeviceAlign - 1) / kDeviceAlign * kDeviceAlign; }
 
@@ -81,8 +81,8 @@ uint64_t DeviceScratch::Place(const ArchSpec& arch, int64_t context, int64_t tok
   values(&latent_q, few * heads * (Padded16(mla.kv_lora_rank()) + Padded16(mla.qk_rope_head_dim())));
   // T * splits * H: the splits times the blocks of 16 heads are the device's blocks, rounded up.
   const int64_t head_blocks = (heads + 15) / 16;
-  const int64_t splits = std::min(
-      {(kMostMultiprocessors + head_blocks - 1) / head_blocks, kMostSplits, std::max<int64_t>(1, context / 64)});
+  const int64_t splits = std::min({(kMostMultiprocessors + head_blocks - 1) / head_blocks, kMostSplits,
+                                   std::max<int64_t>(1, context / cuda::kMinMlaSplitRows)});
   const int64_t partials = std::max(splits, few) * heads + kMostMultiprocessors * 16;
   values(&mean, partials * mla.kv_lora_rank());
   values(&log_sum, partials);
@@ -98,6 +98,7 @@ uint64_t DeviceScratch::Place(const ArchSpec& arch, int64_t context, int64_t tok
                         ActivationBytes(tokens, arch.intermediate_size())));
   take(&shared_inner, ActivationBytes(tokens, moe.n_shared_experts() * moe.moe_intermediate_size()));
   values(&squares, (arch.num_hidden_layers() + 1) * tokens * cuda::Groups(h));
+  values(&router_parts, cuda::kMaxRouteParts * few * experts);
   values(&router_logits, tokens * experts);
   values(&router_scores, tokens * experts);
   values(&router_weights, tokens * k);

@@ -54,6 +54,7 @@ class DeviceScratch {
   // [layers + 1, T, Groups(h)]: sums of squares of what enters each layer, then of what leaves the last. Shows where a
   // value was not finite.
   float* squares = nullptr;
+  float* router_parts = nullptr;    // of RouteParams
   float* router_logits = nullptr;   // [T, E]
   float* router_scores = nullptr;   // [T, E]
   float* router_weights = nullptr;  // [T, K]

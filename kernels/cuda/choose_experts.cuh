@@ -1,5 +1,6 @@
 // The choice of experts for one token by one warp: ChooseExperts of kernels/router.cc, step by step, with the same
-// result for the same logits. (Softmax sums in another order, in F64, and rounds to F32.)
+// result for the same logits. (Softmax sums in another order, in F64, and rounds to F32.) Every step is run through
+// once a launch, so that fetching its code is most of its time: no loop is unrolled.
 #pragma once
 
 #include "kernels/cuda/last_block.cuh"
@@ -44,18 +45,22 @@ KOMPAKT_DEVICE double WarpSumF64(double v) {
 KOMPAKT_DEVICE void ScoreExperts(const RouterRule& rule, const float* logits, SharedPtr<float> s) {
   const int lane = static_cast<int>(threadIdx.x) % 32, n = static_cast<int>(rule.n_experts);
   if (rule.sigmoid) {
+    KOMPAKT_ROLLED
     for (int e = lane; e < n; e += 32) {
       s[e] = static_cast<float>(1.0 / (1.0 + exp(-static_cast<double>(LoadFresh(logits + e)))));
     }
     return;
   }
   float largest = Lowest();
+  KOMPAKT_ROLLED
   for (int e = lane; e < n; e += 32) largest = fmaxf(largest, LoadFresh(logits + e));
   largest = WarpMax(largest);
   double sum = 0;
+  KOMPAKT_ROLLED
   for (int e = lane; e < n; e += 32)
     sum += exp(static_cast<double>(LoadFresh(logits + e)) - static_cast<double>(largest));
   sum = WarpSumF64(sum);
+  KOMPAKT_ROLLED
   for (int e = lane; e < n; e += 32) {
     s[e] = static_cast<float>(exp(static_cast<double>(LoadFresh(logits + e)) - static_cast<double>(largest)) / sum);
   }
@@ -67,6 +72,7 @@ KOMPAKT_DEVICE void MaskExpertGroups(const RouterRule& rule, SharedPtr<float> bi
   const int size = static_cast<int>(rule.n_experts) / n_group;
   float first = Lowest(), second = Lowest();
   if (lane < n_group) {
+    KOMPAKT_ROLLED
     for (int e = lane * size; e < (lane + 1) * size; ++e) {
       const float v = biased[e];
       if (v > first) {
@@ -78,12 +84,14 @@ KOMPAKT_DEVICE void MaskExpertGroups(const RouterRule& rule, SharedPtr<float> bi
     }
   }
   float score = rule.group_score == GroupScore::kSumOfTwoBest && size > 1 ? first + second : first;
+  KOMPAKT_ROLLED
   for (int i = 0; i < static_cast<int>(rule.topk_group); ++i) {
     const Candidate best = WarpBest({score, lane < n_group && score == score ? lane : -1});
     if (best.index == lane) score = Taken();
   }
   const unsigned dropped = __ballot_sync(kFullWarp, lane < n_group && score == score);
   __syncwarp();
+  KOMPAKT_ROLLED
   for (int e = lane; e < static_cast<int>(rule.n_experts); e += 32) {
     if ((dropped >> (e / size) & 1u) != 0) biased[e] = Lowest();
   }
@@ -97,6 +105,7 @@ KOMPAKT_DEVICE void ChooseForToken(const cuda::RouteParams& p, int64_t token, Sh
   const int lane = static_cast<int>(threadIdx.x) % 32, n = static_cast<int>(rule.n_experts);
   const int k = static_cast<int>(rule.experts_per_token);
   ScoreExperts(rule, p.logits + token * n, s);
+  KOMPAKT_ROLLED
   for (int e = lane; e < n; e += 32) {
     const float score = s[e];
     if (p.scores != nullptr) p.scores[token * n + e] = score;
@@ -106,8 +115,10 @@ KOMPAKT_DEVICE void ChooseForToken(const cuda::RouteParams& p, int64_t token, Sh
   __syncwarp();
   if (rule.group_score != GroupScore::kNone && rule.topk_group < rule.n_group) MaskExpertGroups(rule, biased);
   int chosen = 0;  // the lane-th choice
+  KOMPAKT_ROLLED
   for (int i = 0; i < k; ++i) {
     Candidate mine{0, -1};
+    KOMPAKT_ROLLED
     for (int e = lane; e < n; e += 32) {
       const float v = biased[e];
       if (v == v && Before({v, e}, mine)) mine = {v, e};
@@ -119,10 +130,12 @@ KOMPAKT_DEVICE void ChooseForToken(const cuda::RouteParams& p, int64_t token, Sh
   }
   // Ascending: lane i gets the choice that i others are below.
   int rank = 0;
+  KOMPAKT_ROLLED
   for (int i = 0; i < k; ++i) {
     if (__shfl_sync(kFullWarp, chosen, i) < chosen) ++rank;
   }
   int id = 0;
+  KOMPAKT_ROLLED
   for (int i = 0; i < k; ++i) {
     const int other = __shfl_sync(kFullWarp, chosen, i), place = __shfl_sync(kFullWarp, rank, i);
     if (place == lane) id = other;
@@ -132,6 +145,7 @@ KOMPAKT_DEVICE void ChooseForToken(const cuda::RouteParams& p, int64_t token, Sh
   if (lane < k) weight = s[id];
   if (rule.normalize) {
     float sum = 0;
+    KOMPAKT_ROLLED
     for (int i = 0; i < k; ++i) sum += __shfl_sync(kFullWarp, weight, i);
     weight /= sum + 1e-20f;
   }

@@ -8,96 +8,189 @@
 namespace kompakt::KOMPAKT_BACKEND {
 namespace {
 
-// Of one of the chosen experts, or of the shared one.
-struct Chosen {
-  cuda::Matrix gate = {}, up = {};
-  cuda::Activations inner = {};
-  int64_t inner_row = 0;  // of the block's first token
-  int block = 0;          // of 32 rows
-  bool here = true;
-};
+// Which of its token's experts this block of gate and up belongs to, first the routed ones, then the shared one, and
+// which 32 of its rows it has.
+struct BlockOfExpert {
+  int slot, block, experts;
 
-// The work of block `y` of a token: first the routed experts, then the shared one.
-KOMPAKT_DEVICE Chosen Choose(const cuda::ExpertFfnParams& p, int y, int64_t token) {
-  const int routed_blocks = static_cast<int>(cuda::Groups(p.routed.gate.rows));
-  const int slot = routed_blocks == 0 ? p.k : y / routed_blocks;
-  if (slot >= p.k) {
-    return {.gate = p.shared.gate,
-            .up = p.shared.up,
-            .inner = p.shared_inner,
-            .inner_row = token,
-            .block = y - p.k * routed_blocks};
+  KOMPAKT_DEVICE explicit BlockOfExpert(const cuda::ExpertFfnParams& p) : experts(p.k) {
+    const int y = static_cast<int>(blockIdx.y), of_routed = static_cast<int>(cuda::Groups(p.routed.gate.rows));
+    slot = of_routed == 0 ? experts : min(y / of_routed, experts);
+    block = y - slot * of_routed;
   }
-  const uint8_t* const record = RecordOf(p, LoadCached(p.ids + token * p.k + slot));
-  Chosen c{.gate = p.routed.gate,
-           .up = p.routed.up,
-           .inner = p.inner,
-           .inner_row = token * p.k + slot,
-           .block = y - slot * routed_blocks,
-           .here = record != nullptr};
-  if (!c.here) return c;
-  c.gate.data = record + p.gate_offset;
-  c.up.data = record + p.up_offset;
-  return c;
-}
+  KOMPAKT_DEVICE bool routed() const { return slot < experts; }
+  // Of ids, where it is routed: then a block has one token.
+  KOMPAKT_DEVICE int choice() const { return static_cast<int>(blockIdx.x) * experts + slot; }
+};
 
 // silu(gate x) * (up x) of 32 rows: warps 0 to 3 multiply by gate, the others by up, each half of the columns of one of
 // two row tiles. Grid: x token chunk, y block. kTokens > 1 only where there are no routed experts.
 template <int kTokens>
-__global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks) GateUpKernel(const cuda::ExpertFfnParams p) {
+__global__ void __launch_bounds__(kDecodeThreads, DecodeBlocks(kTokens)) GateUpKernel(const cuda::ExpertFfnParams p) {
   KOMPAKT_SHARED(float, partial, PartialFloats(kTokens));
-  const auto chunk = static_cast<int64_t>(blockIdx.x);
-  const Chosen c = Choose(p, static_cast<int>(blockIdx.y), chunk * kTokens);
-  if (!c.here) return;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int64_t token = chunk * kTokens + warp;
-  const bool mine = warp < kTokens && token < p.tokens;
-  const float factor = mine ? NormFactor(p.x, token) : 0;
-  const int rows = c.gate.rows;
-  const int row_tile = c.block * 2 + warp % 2;
-  RowSums<kTokens> sums;
-  if (row_tile * 16 < rows) {
-    sums = MultiplyRowTile<kTokens>(Either(warp < 4, c.gate, c.up), row_tile, warp / 2 % 2, 2, p.x,
-                                    RowsOfChunk<kTokens>(chunk, p.tokens));
+  KOMPAKT_SHARED(float, squares, kTokens * 32);
+  const NormInputs<kTokens> norm{squares};
+  {
+    const BlockOfExpert at(p);
+    const uint8_t* const record = at.routed() ? RecordOf(p, LoadCached(p.ids + at.choice())) : nullptr;
+    if (at.routed() && record == nullptr) return;
+    const auto warp = static_cast<int>(threadIdx.x / 32);
+    const bool gates = warp < 4;
+    cuda::Matrix w =
+        Either(at.routed(), Either(gates, p.routed.gate, p.routed.up), Either(gates, p.shared.gate, p.shared.up));
+    if (at.routed()) w.data = record + (gates ? p.gate_offset : p.up_offset);
+    StorePartial(MultiplyRowTile<kTokens>(
+                     w, at.block * 2 + warp % 2, warp / 2 % 2, 2, p.x,
+                     RowsOfChunk<kTokens>(static_cast<int>(blockIdx.x), static_cast<int>(p.tokens)), WarpRing(),
+                     [&] {
+                       const WarpsToken<kTokens> mine(p.tokens);
+                       if (mine.there) norm.Load(p.x, mine.token);
+                     }),
+                 partial);
   }
-  StorePartial(sums, partial);
   __syncthreads();
-  if (!mine) return;
+  const WarpsToken<kTokens> mine(p.tokens);
+  if (!mine.there) return;
+  const auto warp = static_cast<int>(threadIdx.x / 32);
+  const float factor = norm.Factor(p.x);
   const float gate = Collect<2>(partial, warp, 0) * factor;
   const float up = Collect<2>(partial, warp, 4) * factor;
-  FinishRows({.next = c.inner}, c.inner_row + warp, c.block, rows, Silu(gate) * up);
+  const BlockOfExpert at(p);
+  FinishRows({.next = Either(at.routed(), p.inner, p.shared_inner)}, at.routed() ? at.choice() : mine.token, at.block,
+             Either(at.routed(), p.routed.gate, p.shared.gate).rows, Silu(gate) * up);
 }
 
-// Grid: x token, y block of 32 rows, z which of the token's experts. The block that comes last of those of a token and
-// its 32 rows adds up what all have left in p.scratch, [T, slots, h].
-__global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks) ExpertDownKernel(const cuda::ExpertFfnParams p) {
-  KOMPAKT_SHARED(float, partial, PartialFloats(1));
-  const auto token = static_cast<int64_t>(blockIdx.x);
-  const auto block = static_cast<int>(blockIdx.y);
-  const auto slot = static_cast<int>(blockIdx.z);
-  const int rows = p.routed.down.rows;
-  const bool routed = slot < p.k;
-  const int64_t at = token * p.k + slot;
-  cuda::Matrix down = Either(routed, p.routed.down, p.shared.down);
-  const uint8_t* const record = routed ? RecordOf(p, LoadCached(p.ids + at)) : down.data;
-  if (routed && record != nullptr) down.data = record + p.down_offset;
-  float* const results = static_cast<float*>(p.scratch);
-  const int row = block * 32 + static_cast<int>(threadIdx.x) % 32;
-  if (record != nullptr) {
-    const TokenRows<1> x_row{{static_cast<int>(routed ? at : token)}};
-    const float v = MultiplyBlock<1>(down, block, Either(routed, p.inner, p.shared_inner), x_row, partial);
-    if (threadIdx.x < 32 && row < rows) results[(token * gridDim.z + slot) * rows + row] = v;
+// Routed experts of a token that a block multiplies by one after the other: what a block does but once, whatever it
+// multiplies, takes longer than an expert's 32 rows.
+constexpr int kExpertsOfBlock = 3;
+constexpr int BlocksOfExperts(int k) { return (k + kExpertsOfBlock - 1) / kExpertsOfBlock; }
+
+// The pairs of a warp in `down` of these experts: of each the pairs first, first + stride, ... of one row tile.
+struct PairsOfExperts {
+  struct Place {
+    int choice, pair;
+  };
+  static constexpr int kNone = 32;
+
+  uint64_t down;   // lane i: `down` of the token's choice i
+  float weight;    // lane i: of choice i
+  unsigned which;  // of the choices
+  uint64_t side_offset;
+  int row_tile, first, stride, col_tiles;
+  float of_expert = 0;   // weight of the expert that is multiplied by
+  float factor[4] = {};  // of its rows
+  float total[4] = {};   // of the experts before it
+
+  KOMPAKT_DEVICE int ChoiceBehind(int choice) const {
+    const unsigned behind = choice >= 31 ? 0 : which >> (choice + 1) << (choice + 1);
+    return behind == 0 ? kNone : __ffs(static_cast<int>(behind)) - 1;
   }
-  if (!IsLastBlock(p.done + token * gridDim.y + block, gridDim.z) || threadIdx.x >= 32) return;
+  KOMPAKT_DEVICE Place Begin() const { return {2 * first < col_tiles ? ChoiceBehind(-1) : kNone, first}; }
+  KOMPAKT_DEVICE Place After(Place at) const {
+    if (2 * (at.pair + stride) < col_tiles) return {at.choice, at.pair + stride};
+    return {ChoiceBehind(at.choice), first};
+  }
+  KOMPAKT_DEVICE bool IsThere(Place at) const { return at.choice < kNone; }
+  KOMPAKT_DEVICE int Pair(Place at) const { return at.pair; }
+  KOMPAKT_DEVICE int Row(Place at, int row) const { return row + at.choice; }
+  KOMPAKT_DEVICE const uint8_t* DownOf(int choice) const {
+    return reinterpret_cast<const uint8_t*>(__shfl_sync(kFullWarp, down, choice));
+  }
+  KOMPAKT_DEVICE const float* SideOf(int choice) const {
+    return reinterpret_cast<const float*>(DownOf(choice) + side_offset);
+  }
+  KOMPAKT_DEVICE void Fetch(Place at, int tile_bytes, SharedPtr<uint8_t> to) const {
+    FetchPair(DownOf(at.choice) + static_cast<int64_t>(row_tile) * col_tiles * tile_bytes, col_tiles, at.pair,
+              tile_bytes, to);
+  }
+  template <typename F>
+  KOMPAKT_DEVICE float BlockScale([[maybe_unused]] Place at, [[maybe_unused]] int tile) const {
+    if constexpr (F::kSide != SideKind::kBlockScale) return 1;
+    return BlockScaleOf<F>(SideOf(at.choice), row_tile, col_tiles, tile);
+  }
+  template <typename F>
+  KOMPAKT_DEVICE void Enter(Place at) {
+    if (!IsThere(at)) return;
+    of_expert = __shfl_sync(kFullWarp, weight, at.choice);
+    const float* const side = SideOf(at.choice);
+    KOMPAKT_UNROLL
+    for (int r = 0; r < 4; ++r) {
+      factor[r] = RowFactor<F>(side, row_tile * 16 + static_cast<int>(threadIdx.x % 4) * 4 + r);
+    }
+  }
+  template <typename F, int kTokens>
+  KOMPAKT_DEVICE void Added(Place at, Place next, Sums<kTokens>& acc) {
+    static_assert(kTokens == 1);
+    if (next.choice == at.choice) return;
+    KOMPAKT_UNROLL
+    for (int r = 0; r < 4; ++r) {
+      total[r] = fmaf(acc[r][0] * factor[r], of_expert, total[r]);
+      acc[r][0] = 0;
+    }
+    Enter<F>(next);
+  }
+};
+
+// This warp's part of a row tile of down of some of the routed experts, `part` of BlocksOfExperts, times their inner
+// rows and weights.
+KOMPAKT_DEVICE RowSums<1> MultiplyExperts(const cuda::ExpertFfnParams& p, int token, int part, int row_tile, int first,
+                                          int stride) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const uint8_t* record = nullptr;
+  float weight = 0;
+  if (lane < p.k) {
+    record = RecordOf(p, LoadCached(p.ids + token * p.k + lane));
+    weight = LoadCached(p.weights + token * p.k + lane);
+  }
+  const bool mine = lane / kExpertsOfBlock == part;
+  const unsigned which = __ballot_sync(kFullWarp, mine && record != nullptr);
+  RowSums<1> result;
+  if (row_tile * 16 >= p.routed.down.rows) return result;
+  PairsOfExperts pairs{.down = reinterpret_cast<uint64_t>(record) + p.down_offset,
+                       .weight = weight,
+                       .which = which,
+                       .side_offset = p.routed.down.side_offset,
+                       .row_tile = row_tile,
+                       .first = first,
+                       .stride = stride,
+                       .col_tiles = (p.routed.down.cols + 31) / 32};
+  const PairsOfExperts::Place ahead = StartRing(pairs, RingShape(p.routed.down.format), WarpRing());
+  WithOperands(p.routed.down, p.inner, [&](auto format, auto codes) {
+    using F = decltype(format);
+    pairs.Enter<F>(pairs.Begin());
+    MultiplyPairs<F, 1, codes.value>(pairs, ahead, p.inner, TokenRows<1>{{token * p.k}}, WarpRing(), result.v);
+  });
+  KOMPAKT_UNROLL
+  for (int r = 0; r < 4; ++r) result.v[r][0] = pairs.total[r];
+  AddLanes<1>(result.v);
+  return result;
+}
+
+// Grid: x token, y block of 32 rows, z part of the token's experts, the shared one last. The block that comes last of
+// those of a token and its 32 rows adds up what all have left in p.scratch, [T, parts, h].
+__global__ void __launch_bounds__(kDecodeThreads, 2) ExpertDownKernel(const cuda::ExpertFfnParams p) {
+  KOMPAKT_SHARED(float, partial, PartialFloats(1));
+  const auto token = static_cast<int>(blockIdx.x), block = static_cast<int>(blockIdx.y);
+  const auto part = static_cast<int>(blockIdx.z), parts = static_cast<int>(gridDim.z);
+  const auto warp = static_cast<int>(threadIdx.x / 32);
+  const int row_tile = block * 2 + warp % 2, first = warp / 2;
+  constexpr int kStride = kDecodeWarps / 2;
+  if (part < BlocksOfExperts(p.k)) {
+    StorePartial(MultiplyExperts(p, token, part, row_tile, first, kStride), partial);
+  } else {
+    StorePartial(MultiplyRowTile<1>(p.shared.down, row_tile, first, kStride, p.shared_inner, TokenRows<1>{{token}},
+                                    WarpRing(), [] {}),
+                 partial);
+  }
+  __syncthreads();
+  const int rows = p.routed.down.rows, row = block * 32 + static_cast<int>(threadIdx.x % 32);
+  float* const of_token = static_cast<float*>(p.scratch) + static_cast<int64_t>(token) * parts * rows;
+  if (warp == 0 && row < rows) of_token[static_cast<int64_t>(part) * rows + row] = Collect<kStride>(partial, 0, 0);
+  if (!IsLastBlock(p.done + token * gridDim.y + block, gridDim.z) || warp != 0) return;
   float v = 0;
   if (row < rows) {
-    const float* const of_token = results + token * gridDim.z * rows + row;
-    for (int i = 0; i < p.k; ++i) {
-      if (RecordOf(p, LoadCached(p.ids + token * p.k + i)) == nullptr) continue;
-      v = fmaf(LoadCached(p.weights + token * p.k + i), LoadFresh(of_token + static_cast<int64_t>(i) * rows), v);
-    }
-    if (p.shared.gate.rows > 0) v += LoadFresh(of_token + static_cast<int64_t>(p.k) * rows);
-    if (p.host_part != nullptr) v += LoadCached(p.host_part + token * rows + row);
+    for (int i = 0; i < parts; ++i) v += LoadFresh(of_token + static_cast<int64_t>(i) * rows + row);
+    if (p.host_part != nullptr) v += LoadCached(p.host_part + static_cast<int64_t>(token) * rows + row);
   }
   FinishRows(p.out, token, block, rows, v);
 }
@@ -109,6 +202,7 @@ int LaunchGateUp(const cuda::ExpertFfnParams& p, void* stream) {
   return Launch({.name = "gate_up",
                  .grid = dim3(chunks, static_cast<unsigned>(blocks)),
                  .block = dim3(kDecodeThreads),
+                 .shared_bytes = kDecodeSharedBytes,
                  .stream = stream},
                 GateUpKernel<kTokens>, p);
 }
@@ -153,11 +247,12 @@ int ExpertFfn(const cuda::ExpertFfnParams& p, void* stream) {
     return ExpertFfnOfMany(p, codes, TakesCodes(p.routed.down, p.inner), shared, stream);
   }
   if (const int code = LaunchGateUp<1>(p, stream); code != 0) return code;
-  const unsigned slots = static_cast<unsigned>(p.k) + (p.shared.gate.rows > 0 ? 1 : 0);
+  const auto parts = static_cast<unsigned>(BlocksOfExperts(p.k) + (p.shared.gate.rows > 0 ? 1 : 0));
   const auto row_blocks = static_cast<unsigned>(cuda::Groups(p.routed.down.rows));
   return Launch({.name = "expert_down",
-                 .grid = dim3(static_cast<unsigned>(p.tokens), row_blocks, slots),
+                 .grid = dim3(static_cast<unsigned>(p.tokens), row_blocks, parts),
                  .block = dim3(kDecodeThreads),
+                 .shared_bytes = kDecodeSharedBytes,
                  .stream = stream},
                 ExpertDownKernel, p);
 }

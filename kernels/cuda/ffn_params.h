@@ -24,8 +24,8 @@ struct FfnParams {
   RowsOut out = {};
 };
 
-// The routed experts of a layer and its shared one: v = sum over k of weights[t, k] * ffn of expert ids[t, k], in the
-// order of ascending ids, then the shared expert, then host_part. Without atomics: the same bits every time.
+// The routed experts of a layer and its shared one: v = sum over k of weights[t, k] * ffn of expert ids[t, k], in an
+// order that k alone decides, then the shared expert, then host_part. Without atomics: the same bits every time.
 //
 // Up to 8 tokens: two launches. More: tokens are sorted by expert on the device, and the products go over tensor cores.
 struct ExpertFfnParams {

@@ -12,6 +12,7 @@
 //   SharedCast<V>(p)                   the same place as V (uint4, ...); must be aligned for V
 //   KOMPAKT_SITE, KOMPAKT_HERE         last parameter and argument of a function that reports the line of its caller
 //   KOMPAKT_UNROLL                     before a loop
+//   KOMPAKT_ROLLED                     before a loop that shall stay one: its code is fetched once
 //   Launch(config, kernel, args...)    starts kernel<<<...>>>(args...); 0, or a code for Device::LaunchStatus
 //
 // Elements of shared memory are read into variables of their type (`const float v = p[i];`, not `auto`): in the
@@ -49,6 +50,7 @@ struct LaunchConfig {
 #define KOMPAKT_SITE
 #define KOMPAKT_HERE
 #define KOMPAKT_UNROLL _Pragma("unroll")
+#define KOMPAKT_ROLLED _Pragma("unroll 1")
 
 template <typename T>
 using SharedPtr = T*;
@@ -70,8 +72,8 @@ KOMPAKT_DEVICE V* SharedCast(T* p) {
 
 template <typename... Params, typename... Args>
 int Launch(const LaunchConfig& config, void (*kernel)(Params...), Args... args) {
-  // Up to 48 KiB need no permission.
-  if (config.shared_bytes > (48u << 10)) {
+  // Up to 48 KiB need no permission, what kernels declare themselves included.
+  if (config.shared_bytes > (40u << 10)) {
     const cudaError_t error =
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(config.shared_bytes));

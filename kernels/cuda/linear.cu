@@ -15,6 +15,22 @@ struct Tail {
   cuda::HeadParams head = {};
 };
 
+// The logits of a token are the sums of their parts, by the warp that goes on with them.
+KOMPAKT_DEVICE void AddParts(const cuda::RouteParams& p, int64_t tokens, int64_t token) {
+  const auto n = static_cast<int>(p.rule.n_experts);
+  const int parts = cuda::RouteParts(p.w.cols);
+  KOMPAKT_ROLLED
+  for (int e = static_cast<int>(threadIdx.x) % 32; e < n; e += 32) {
+    float sum = 0;
+    KOMPAKT_UNROLL
+    for (int part = 0; part < cuda::kMaxRouteParts; ++part) {
+      if (part < parts) sum += LoadFresh(p.parts + (part * tokens + token) * n + e);
+    }
+    p.logits[token * n + e] = sum;
+  }
+  __syncwarp();
+}
+
 // Of the block that ends last: a warp per token.
 KOMPAKT_DEVICE void RunTail(const Tail& tail, int64_t tokens) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -23,16 +39,20 @@ KOMPAKT_DEVICE void RunTail(const Tail& tail, int64_t tokens) {
   } else if (warp < tokens) {
     KOMPAKT_DYNAMIC_SHARED(scores);
     const auto n = static_cast<size_t>(tail.route.rule.n_experts);
+    AddParts(tail.route, tokens, warp);
     ChooseForToken(tail.route, warp, SharedSlice<float>(scores, 8 * n * warp, n),
                    SharedSlice<float>(scores, 8 * n * warp + 4 * n, n));
   }
 }
 
-// Grid: x token chunk, y block of 32 rows of one of the jobs. Blocks that read the same weights follow each other.
+// Grid: x token chunk, y block of 32 rows of one of the jobs, z part of the columns: several of the router's only,
+// which has few rows. Blocks that read the same weights follow each other.
 template <int kTokens>
-__global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
+__global__ void __launch_bounds__(kDecodeThreads, DecodeBlocks(kTokens))
     LinearKernel(const cuda::LinearParams p, const Tail tail) {
   KOMPAKT_SHARED(float, partial, PartialFloats(kTokens));
+  KOMPAKT_SHARED(float, squares, kTokens * 32);
+  const NormInputs<kTokens> norm{squares};
   int block = static_cast<int>(blockIdx.y);
   int job = 0;
   while (block >= static_cast<int>(cuda::Groups(p.jobs[job].w.rows))) {
@@ -40,16 +60,30 @@ __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
     ++job;
   }
   const cuda::Matrix& w = p.jobs[job].w;
-  const auto chunk = static_cast<int64_t>(blockIdx.x);
-  const int64_t token = chunk * kTokens + threadIdx.x / 32;
-  const bool mine = threadIdx.x / 32 < kTokens && token < p.tokens;
-  const float factor = mine ? NormFactor(p.x, token) : 0;
-  const float v = factor * MultiplyBlock<kTokens>(w, block, p.x, RowsOfChunk<kTokens>(chunk, p.tokens), partial);
-  if (mine) FinishRows(p.jobs[job].out, token, block, w.rows, v);
+  const cuda::RowsOut& out = p.jobs[job].out;
+  const auto chunk = static_cast<int>(blockIdx.x), warp = static_cast<int>(threadIdx.x / 32);
+  const int token = chunk * kTokens + warp;
+  const bool mine = warp < kTokens && token < p.tokens;
+  const float product = MultiplyBlock<kTokens>(
+      w, block, p.x, RowsOfChunk<kTokens>(chunk, static_cast<int>(p.tokens)), partial,
+      [&] {
+        if (!mine) return;
+        norm.Load(p.x, token);
+        PrefetchRows(out, block);
+      },
+      static_cast<int>(blockIdx.z), static_cast<int>(gridDim.z));
+  float v = 0;
+  if (mine) v = norm.Factor(p.x) * product;
+  if (tail.kind == Tail::Kind::kRoute) {
+    const int row = block * 32 + static_cast<int>(threadIdx.x) % 32;
+    if (mine && row < w.rows) tail.route.parts[(blockIdx.z * p.tokens + token) * w.rows + row] = v;
+  } else if (mine) {
+    FinishRows(out, token, block, w.rows, v);
+  }
   if (tail.kind == Tail::Kind::kNone) return;
   if (mine && tail.kind == Tail::Kind::kHead) StoreBest(tail.head, token, block, v);
   uint32_t* const done = tail.kind == Tail::Kind::kHead ? BestScratch(tail.head.scratch).done : tail.route.done;
-  if (IsLastBlock(done, gridDim.x * gridDim.y)) RunTail(tail, p.tokens);
+  if (IsLastBlock(done, gridDim.x * gridDim.y * gridDim.z)) RunTail(tail, p.tokens);
 }
 
 // The choice of many tokens, a warp each.
@@ -131,10 +165,14 @@ int LaunchLinear(const cuda::LinearParams& p, void* stream, const char* name = "
   int64_t blocks = 0;
   for (int i = 0; i < p.n_jobs; ++i) blocks += cuda::Groups(p.jobs[i].w.rows);
   const auto chunks = static_cast<unsigned>((p.tokens + kTokens - 1) / kTokens);
+  const bool routes = tail.kind == Tail::Kind::kRoute;
+  // The choice takes the place of the rings.
+  const size_t choice_bytes = routes ? ChoiceBytes(tail.route.rule, p.tokens) : 0;
   return Launch({.name = name,
-                 .grid = dim3(chunks, static_cast<unsigned>(blocks)),
+                 .grid = dim3(chunks, static_cast<unsigned>(blocks),
+                              routes ? static_cast<unsigned>(cuda::RouteParts(tail.route.w.cols)) : 1),
                  .block = dim3(kDecodeThreads),
-                 .shared_bytes = tail.kind == Tail::Kind::kRoute ? ChoiceBytes(tail.route.rule, p.tokens) : 0,
+                 .shared_bytes = choice_bytes > kDecodeSharedBytes ? choice_bytes : kDecodeSharedBytes,
                  .stream = stream},
                 LinearKernel<kTokens>, p, tail);
 }

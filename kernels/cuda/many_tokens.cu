@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kManyThreads, 1) LinearOfManyKernel(const cuda
         {.w = w, .row_tile = row_tile, .rows = row_tile * 16 < w.rows, .x = p.x, .tokens = tile.tokens}, rows, pool);
     const auto results = SharedCast<const float>(SharedPtr<const uint8_t>(pool));
     for (int i = warp; i < tile.tokens; i += kManyWarps) {
-      const float factor = NormFactor(p.x, tile.first + i);
+      const float factor = NormFactor(p.x, LaneSquares(p.x, tile.first + i));
       for (int half = 0; half < 2; ++half) {
         const int block = row_block * 2 + half;
         if (block * 32 >= w.rows) break;
@@ -93,7 +93,7 @@ KOMPAKT_DEVICE void GateUpPiece(const cuda::Matrix& gate, const cuda::Matrix& up
   const auto results = SharedCast<const float>(SharedPtr<const uint8_t>(pool));
   for (int i = warp; i < tile.tokens; i += kManyWarps) {
     const int64_t slot = tile.Slot(i);
-    const float factor = NormFactor(x, slot / per_row);
+    const float factor = NormFactor(x, LaneSquares(x, slot / per_row));
     const float g = results[i * kResultStride + lane];
     const float u = results[i * kResultStride + 32 + lane];
     FinishRows({.next = inner}, slot, block, gate.rows, Silu(g * factor) * (u * factor));

@@ -107,6 +107,37 @@ KOMPAKT_DEVICE void LoadPatch(const cuda::KvBMatrix& m, int col_tiles, int row_t
   }
 }
 
+// The factors of these rows.
+template <cuda::KvBFormat kFormat>
+KOMPAKT_DEVICE void PatchScales(const cuda::KvBMatrix& m, int col_tiles, int row_tile, int col_tile, int lane,
+                                float (&scale)[4] KOMPAKT_SITE) {
+  const int row = row_tile * 16 + lane % 4 * 4;
+  if constexpr (kFormat == cuda::KvBFormat::kQ8G32) {
+    const uint8_t* const tile =
+        m.tiles + (static_cast<int64_t>(row_tile) * col_tiles + col_tile) * kKvBTileBytes<kFormat>;
+    const auto codes = LoadStreaming<uint32_t>(tile + 512 + row % 16 KOMPAKT_HERE);
+    KOMPAKT_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      scale[i] = LoadCached(m.side + row + i KOMPAKT_HERE) * static_cast<float>(codes >> (8 * i) & 255u);
+    }
+  } else {
+    KOMPAKT_UNROLL
+    for (int i = 0; i < 4; ++i) scale[i] = KvBScale<kFormat>(m, col_tiles, row, col_tile KOMPAKT_HERE);
+  }
+}
+
+// Asks L2 for the tiles first, first + stride, ... of a row tile, before anything is there to multiply them by. By one
+// warp.
+template <cuda::KvBFormat kFormat>
+KOMPAKT_DEVICE void PrefetchTiles(const cuda::KvBMatrix& m, int col_tiles, int row_tile, int first, int stride) {
+  for (int col_tile = first; col_tile < col_tiles; col_tile += stride) {
+    const uint8_t* const tile =
+        m.tiles + (static_cast<int64_t>(row_tile) * col_tiles + col_tile) * kKvBTileBytes<kFormat>;
+    const int at = static_cast<int>(threadIdx.x % 32) * 128;
+    if (at < kKvBTileBytes<kFormat>) PrefetchL2(tile + at);
+  }
+}
+
 // Columns 4 quad .. + 3 of one row of a column tile, with their factor.
 template <cuda::KvBFormat kFormat>
 KOMPAKT_DEVICE void LoadRowQuad(const cuda::KvBMatrix& m, int col_tiles, int row, int col_tile, int quad,

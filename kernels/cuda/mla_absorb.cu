@@ -54,11 +54,10 @@ KOMPAKT_DEVICE uint32_t QuantizeLane(float x, uint32_t* code KOMPAKT_SITE) {
 KOMPAKT_DEVICE float RotatedFirst(float a, float b, float c, float s) { return a * c - b * s; }
 KOMPAKT_DEVICE float RotatedSecond(float a, float b, float c, float s) { return a * s + b * c; }
 
-// Token `t` of p, by one block.
+// Token `t` of p, by one block. `values`: kMaxRank floats, `partial`: kWarps.
 template <LatentFormat kFormat>
-KOMPAKT_DEVICE void AppendToken(const cuda::MlaAppendParams& p, int t) {
-  KOMPAKT_SHARED(float, values, DeviceLatentCache::kMaxRank);
-  KOMPAKT_SHARED(float, partial, kWarps);
+KOMPAKT_DEVICE void AppendToken(const cuda::MlaAppendParams& p, int t, SharedPtr<float> values,
+                                SharedPtr<float> partial) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const int rank = p.cache.rank;
   const float* const a = p.a + t * p.a_stride;
@@ -113,13 +112,15 @@ KOMPAKT_DEVICE void AppendToken(const cuda::MlaAppendParams& p, int t) {
 }
 
 KOMPAKT_DEVICE void AppendTokenOf(const cuda::MlaAppendParams& p, int t) {
+  KOMPAKT_SHARED(float, values, DeviceLatentCache::kMaxRank);
+  KOMPAKT_SHARED(float, partial, kWarps);
   switch (p.cache.format) {
     case LatentFormat::kBf16:
-      return AppendToken<LatentFormat::kBf16>(p, t);
+      return AppendToken<LatentFormat::kBf16>(p, t, values, partial);
     case LatentFormat::kFp8:
-      return AppendToken<LatentFormat::kFp8>(p, t);
+      return AppendToken<LatentFormat::kFp8>(p, t, values, partial);
     case LatentFormat::kInt8:
-      return AppendToken<LatentFormat::kInt8>(p, t);
+      return AppendToken<LatentFormat::kInt8>(p, t, values, partial);
   }
 }
 
@@ -131,43 +132,84 @@ __global__ void __launch_bounds__(kThreads) MlaAppendKernel(const cuda::MlaAppen
 // Of scores, in powers of two.
 KOMPAKT_DEVICE float QueryFactor(const cuda::MlaAbsorbParams& p) { return p.softmax_scale * 1.44269504f; }
 
-// One head of a token, whose query times `QueryFactor` is in `q`: [nope + rope], written before a barrier. A warp takes
-// column tiles: each lane sums 4 columns over the rows it has of them (LoadPatch), then the 4 lanes of the same columns
-// add up.
+// Halves of the row tiles of a head; a warp has one of a column tile.
+constexpr int kRowHalves = 2;
+constexpr int kColTilesAtOnce = kWarps / kRowHalves;
+// Row tiles that a warp asks for together.
+constexpr int kRowTilesAtOnce = 4;
+// Blocks that share the columns of a head, where a launch has blocks to spare.
+constexpr int kAbsorbParts = 4;
+
+// One head of a token, whose query times `QueryFactor` is in `q`: [nope + rope], written before a barrier. Column tiles
+// first, first + stride, ... of W_UK, in rounds of kColTilesAtOnce: each lane sums 4 columns over the rows it has of
+// them (LoadPatch), then the 4 lanes of the same columns add up, then the halves. `halves`: kWarps * 32 floats. All
+// threads of a block call this.
 template <KvBFormat kFormat>
-KOMPAKT_DEVICE void AbsorbHead(const cuda::MlaAbsorbParams& p, int head, int t, SharedPtr<const float> q) {
+KOMPAKT_DEVICE void AbsorbHead(const cuda::MlaAbsorbParams& p, int head, int t, int part, int parts,
+                               SharedPtr<const float> q, SharedPtr<float> halves) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const int rank_padded = (p.rank + 15) / 16 * 16, rope_padded = (p.rope_dim + 15) / 16 * 16;
   uint16_t* const out = p.latent_q + (static_cast<int64_t>(t) * p.heads + head) * (rank_padded + rope_padded);
   const int first = head * (p.nope_dim + p.value_dim), end = first + p.nope_dim;  // rows of W_UK
-  const int col_tiles = (p.rank + 31) / 32;
-  for (int col_tile = warp; col_tile < col_tiles; col_tile += kWarps) {
+  const int last_tile = (end - 1) / 16, col_tiles = (p.rank + 31) / 32;
+  const int half = warp % kRowHalves, place = warp / kRowHalves;
+  for (int round = part * kColTilesAtOnce; round < col_tiles; round += parts * kColTilesAtOnce) {
+    const int col_tile = round + place;
     float sum[4] = {};
-    for (int row_tile = first / 16; row_tile <= (end - 1) / 16; ++row_tile) {
-      float w[4][4];
-      LoadPatch<kFormat>(p.kv_b, col_tiles, row_tile, col_tile, lane, w);
-      KOMPAKT_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const int row = row_tile * 16 + lane % 4 * 4 + i;
-        if (row < first || row >= end) continue;
-        const float x = q[row - first];
-        const float y = x * KvBScale<kFormat>(p.kv_b, col_tiles, row, col_tile);
+    if (col_tile < col_tiles) {
+      for (int row_tile = first / 16 + half; row_tile <= last_tile; row_tile += kRowHalves * kRowTilesAtOnce) {
+        float w[kRowTilesAtOnce][4][4], scale[kRowTilesAtOnce][4];
         KOMPAKT_UNROLL
-        for (int j = 0; j < 4; ++j) sum[j] = fmaf(y, w[i][j], sum[j]);
+        for (int k = 0; k < kRowTilesAtOnce; ++k) {
+          // Behind the last one that one again, times nothing.
+          const int at = min(row_tile + k * kRowHalves, last_tile);
+          LoadPatch<kFormat>(p.kv_b, col_tiles, at, col_tile, lane, w[k]);
+          PatchScales<kFormat>(p.kv_b, col_tiles, at, col_tile, lane, scale[k]);
+        }
+        KOMPAKT_UNROLL
+        for (int k = 0; k < kRowTilesAtOnce; ++k) {
+          KOMPAKT_UNROLL
+          for (int i = 0; i < 4; ++i) {
+            const int row = (row_tile + k * kRowHalves) * 16 + lane % 4 * 4 + i;
+            float x = 0;
+            if (row >= first && row < end) x = q[row - first];
+            const float y = x * scale[k][i];
+            KOMPAKT_UNROLL
+            for (int j = 0; j < 4; ++j) sum[j] = fmaf(y, w[k][i][j], sum[j]);
+          }
+        }
       }
     }
     KOMPAKT_UNROLL
     for (int j = 0; j < 4; ++j) {
       sum[j] += __shfl_xor_sync(kFullWarp, sum[j], 1);
       sum[j] += __shfl_xor_sync(kFullWarp, sum[j], 2);
-      // A tile's columns behind the rank decode to anything.
-      if (col_tile * 32 + lane / 4 * 4 + j >= p.rank) sum[j] = 0;
     }
-    const int col = col_tile * 32 + lane / 4 * 4;
-    if (lane % 4 == 0 && col < rank_padded) {
-      *reinterpret_cast<uint2*>(out + col) = make_uint2(PackBf16(sum[0], sum[1]), PackBf16(sum[2], sum[3]));
+    if (lane % 4 == 0) {
+      KOMPAKT_UNROLL
+      for (int j = 0; j < 4; ++j) halves[warp * 32 + lane + j] = sum[j];
     }
+    __syncthreads();
+    // Two columns a thread.
+    const int column = 2 * thread % 32, tile = thread / 16;
+    const int at = (round + tile) * 32 + column;
+    if (tile < kColTilesAtOnce && at < rank_padded) {
+      float v[2];
+      KOMPAKT_UNROLL
+      for (int j = 0; j < 2; ++j) {
+        v[j] = 0;
+        // A tile's columns behind the rank decode to anything.
+        if (at + j >= p.rank) continue;
+        KOMPAKT_UNROLL
+        for (int h = 0; h < kRowHalves; ++h) {
+          v[j] += static_cast<float>(halves[(tile * kRowHalves + h) * 32 + column + j]);
+        }
+      }
+      reinterpret_cast<uint32_t*>(out)[at / 2] = PackBf16(v[0], v[1]);
+    }
+    __syncthreads();
   }
+  if (part != 0) return;
   for (int i = thread; i < rope_padded / 2; i += kThreads) {
     uint32_t pair = 0;
     if (2 * i < p.rope_dim) {
@@ -180,13 +222,14 @@ KOMPAKT_DEVICE void AbsorbHead(const cuda::MlaAbsorbParams& p, int head, int t, 
   }
 }
 
-// Block (head, token); block (heads, token) appends.
+// Block (head, token, part of the columns); blocks (heads, token, 0) append.
 template <KvBFormat kFormat>
-__global__ void __launch_bounds__(kThreads, 3) MlaAbsorbKernel(const cuda::MlaAbsorbParams p) {
+__global__ void __launch_bounds__(kThreads, 2) MlaAbsorbKernel(const cuda::MlaAbsorbParams p) {
   KOMPAKT_SHARED(float, query, cuda::kMaxHeadDim);
-  const int head = static_cast<int>(blockIdx.x), t = static_cast<int>(blockIdx.y);
+  KOMPAKT_SHARED(float, halves, kWarps * 32);
+  const int head = static_cast<int>(blockIdx.x), t = static_cast<int>(blockIdx.y), part = static_cast<int>(blockIdx.z);
   if (head == p.heads) {
-    AppendTokenOf(p.append, t);
+    if (part == 0) AppendTokenOf(p.append, t);
     return;
   }
   const int q_width = p.nope_dim + p.rope_dim;
@@ -195,29 +238,33 @@ __global__ void __launch_bounds__(kThreads, 3) MlaAbsorbKernel(const cuda::MlaAb
     query[i] = LoadCached(q + i) * QueryFactor(p);
   }
   __syncthreads();
-  AbsorbHead<kFormat>(p, head, t, query);
+  AbsorbHead<kFormat>(p, head, t, part, static_cast<int>(gridDim.z), query, halves);
 }
 
-KOMPAKT_DEVICE void AbsorbHeadOf(const cuda::MlaAbsorbParams& p, int head, int t, SharedPtr<const float> q) {
+KOMPAKT_DEVICE void AbsorbHeadOf(const cuda::MlaAbsorbParams& p, int head, int t, SharedPtr<const float> q,
+                                 SharedPtr<float> halves) {
   switch (p.kv_b.format) {
     case KvBFormat::kF32:
-      return AbsorbHead<KvBFormat::kF32>(p, head, t, q);
+      return AbsorbHead<KvBFormat::kF32>(p, head, t, 0, 1, q, halves);
     case KvBFormat::kF16:
-      return AbsorbHead<KvBFormat::kF16>(p, head, t, q);
+      return AbsorbHead<KvBFormat::kF16>(p, head, t, 0, 1, q, halves);
     case KvBFormat::kBf16:
-      return AbsorbHead<KvBFormat::kBf16>(p, head, t, q);
+      return AbsorbHead<KvBFormat::kBf16>(p, head, t, 0, 1, q, halves);
     case KvBFormat::kFp8B128:
-      return AbsorbHead<KvBFormat::kFp8B128>(p, head, t, q);
+      return AbsorbHead<KvBFormat::kFp8B128>(p, head, t, 0, 1, q, halves);
     case KvBFormat::kQ8G32:
-      return AbsorbHead<KvBFormat::kQ8G32>(p, head, t, q);
+      return AbsorbHead<KvBFormat::kQ8G32>(p, head, t, 0, 1, q, halves);
   }
 }
 
 // The same with q_b. Grid: x token chunk, y block of 32 rows of q_b; the last y appends. The block that ends last of
 // those that have rows of a head absorbs it. One kernel for all formats of kv_b, for the product is most of it.
 template <int kTokens>
-__global__ void __launch_bounds__(kThreads, kDecodeBlocks) MlaQueryKernel(const cuda::MlaAbsorbParams p) {
+__global__ void __launch_bounds__(kThreads, 2) MlaQueryKernel(const cuda::MlaAbsorbParams p) {
   KOMPAKT_SHARED(float, partial, PartialFloats(kTokens));
+  KOMPAKT_SHARED(float, squares, kTokens * 32);
+  const NormInputs<kTokens> norm{squares};
+  KOMPAKT_SHARED(float, halves, kWarps * 32);
   KOMPAKT_SHARED(float, query, cuda::kMaxHeadDim);
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, block = static_cast<int>(blockIdx.y);
   const int first = static_cast<int>(blockIdx.x) * kTokens, end = min(first + kTokens, p.tokens);
@@ -230,10 +277,13 @@ __global__ void __launch_bounds__(kThreads, kDecodeBlocks) MlaQueryKernel(const 
     return;
   }
   const bool mine = warp < kTokens && first + warp < end;
-  const float factor = mine ? NormFactor(p.compressed, first + warp) : 0;
-  const float v =
-      factor * MultiplyBlock<kTokens>(p.q_b, block, p.compressed, RowsOfChunk<kTokens>(blockIdx.x, p.tokens), partial);
-  if (mine) FinishRows({.y = p.queries, .y_stride = rows}, first + warp, block, rows, v);
+  const float product = MultiplyBlock<kTokens>(
+      p.q_b, block, p.compressed, RowsOfChunk<kTokens>(static_cast<int>(blockIdx.x), p.tokens), partial, [&] {
+        if (mine) norm.Load(p.compressed, first + warp);
+      });
+  if (mine) {
+    FinishRows({.y = p.queries, .y_stride = rows}, first + warp, block, rows, norm.Factor(p.compressed) * product);
+  }
   const int width = p.nope_dim + p.rope_dim;
   for (int head = block * 32 / width; head <= (min(block * 32 + 32, rows) - 1) / width; ++head) {
     const int of_head = ((head + 1) * width - 1) / 32 - head * width / 32 + 1;
@@ -243,7 +293,7 @@ __global__ void __launch_bounds__(kThreads, kDecodeBlocks) MlaQueryKernel(const 
       const float* const q = p.queries + (static_cast<int64_t>(t) * p.heads + head) * width;
       for (int i = thread; i < width; i += kThreads) query[i] = LoadFresh(q + i) * QueryFactor(p);
       __syncthreads();
-      AbsorbHeadOf(p, head, t, query);
+      AbsorbHeadOf(p, head, t, query, halves);
       __syncthreads();
     }
   }
@@ -255,6 +305,7 @@ int LaunchQuery(const cuda::MlaAbsorbParams& p, void* stream) {
   return Launch({.name = "mla_query",
                  .grid = dim3(static_cast<unsigned>((p.tokens + kTokens - 1) / kTokens), static_cast<unsigned>(blocks)),
                  .block = dim3(kThreads),
+                 .shared_bytes = kDecodeSharedBytes,
                  .stream = stream},
                 MlaQueryKernel<kTokens>, p);
 }
@@ -271,7 +322,7 @@ int MlaAbsorb(const cuda::MlaAbsorbParams& p, void* stream) {
   const auto blocks = static_cast<unsigned>(p.heads + (p.append.tokens > 0 ? 1 : 0));
   if (p.q_b.rows > 0) return p.tokens == 1 ? LaunchQuery<1>(p, stream) : LaunchQuery<kChunk>(p, stream);
   const LaunchConfig config{.name = "mla_absorb",
-                            .grid = dim3(blocks, static_cast<unsigned>(p.tokens)),
+                            .grid = dim3(blocks, static_cast<unsigned>(p.tokens), kAbsorbParts),
                             .block = dim3(kThreads),
                             .stream = stream};
   return ForKvBFormat(p.kv_b.format, [&]<KvBFormat kFormat>() { return Launch(config, MlaAbsorbKernel<kFormat>, p); });

@@ -10,114 +10,153 @@ using cuda::KvBFormat;
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kMaxRank = cuda::DeviceLatentCache::kMaxRank;
+constexpr int kColsOfThread = 4;  // of the mean, kMeanThreads apart
+constexpr int kMeanThreads = kMaxRank / kColsOfThread;
+constexpr int kMeanParts = kThreads / kMeanThreads;  // of the splits
+constexpr int kAtOnce = 8;                           // splits that a thread asks for together
+constexpr int kColParts = 4;                         // of the columns of W_UV
 
-// Heads of a block: so many that their values are whole groups of activations.
-constexpr int HeadsTogether(const cuda::MlaCombineParams& p) {
-  if (p.next.planes == 0 && p.next.x == nullptr) return 1;
-  int heads = 1;
-  while (heads * p.value_dim % 32 != 0) heads *= 2;
-  return heads;
-}
-
-// mean[0, columns of all tiles) = the mean over the splits of one head, zeros behind the rank. No barrier.
-KOMPAKT_DEVICE void MeanOfSplits(const cuda::MlaCombineParams& p, int t, int head, SharedPtr<float> mean) {
-  const int64_t first_split = static_cast<int64_t>(t) * p.splits * p.heads + head;
-  float largest = -INFINITY;
-  for (int s = 0; s < p.splits; ++s)
-    largest = fmaxf(largest, p.log_sum[first_split + static_cast<int64_t>(s) * p.heads]);
-  for (int i = static_cast<int>(threadIdx.x); i < (p.rank + 31) / 32 * 32; i += kThreads) {
-    float total = 0, weighted = 0;
-    for (int s = 0; i < p.rank && s < p.splits; ++s) {
-      const int64_t at = first_split + static_cast<int64_t>(s) * p.heads;
-      const float weight = Exp2(p.log_sum[at] - largest);
-      if (weight == 0) continue;  // a split without rows wrote no mean
-      total += weight;
-      weighted = fmaf(weight, p.mean[at * p.rank + i], weighted);
-    }
-    mean[i] = i < p.rank ? weighted / total : 0.0f;
+// shares[s]: of split s in the mean of one head; 0 of one without rows. By one warp.
+KOMPAKT_DEVICE void SharesOfSplits(const cuda::MlaCombineParams& p, int64_t first_split, SharedPtr<float> shares) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  float log_sum[cuda::kMaxMlaSplits / 32];
+  float largest = -INFINITY, total = 0;
+  KOMPAKT_UNROLL
+  for (int i = 0; i < cuda::kMaxMlaSplits / 32; ++i) {
+    const int s = i * 32 + lane;
+    log_sum[i] = s < p.splits ? p.log_sum[first_split + static_cast<int64_t>(s) * p.heads] : -INFINITY;
+    largest = fmaxf(largest, log_sum[i]);
+  }
+  largest = WarpMax(largest);
+  KOMPAKT_UNROLL
+  for (int i = 0; i < cuda::kMaxMlaSplits / 32; ++i) {
+    log_sum[i] = Exp2(log_sum[i] - largest);
+    total += log_sum[i];
+  }
+  total = WarpSum(total);
+  KOMPAKT_UNROLL
+  for (int i = 0; i < cuda::kMaxMlaSplits / 32; ++i) {
+    if (i * 32 + lane < p.splits) shares[i * 32 + lane] = log_sum[i] / total;
   }
 }
 
-// values[0, value_dim) = W_UV mean of one head. A warp takes row tiles: each lane sums 4 rows over the columns it has
-// of them (LoadPatch), then the 8 lanes of the same rows add up. No barrier.
-template <KvBFormat kFormat>
-KOMPAKT_DEVICE void ValuesOfHead(const cuda::MlaCombineParams& p, int head, SharedPtr<const float> mean,
-                                 SharedPtr<float> values) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int col_tiles = (p.rank + 31) / 32;
-  const int first = head * (p.nope_dim + p.value_dim) + p.nope_dim, end = first + p.value_dim;  // rows of W_UV
-  for (int row_tile = first / 16 + warp; row_tile <= (end - 1) / 16; row_tile += kWarps) {
-    float sum[4] = {};
-    for (int col_tile = 0; col_tile < col_tiles; ++col_tile) {
-      float w[4][4];
-      LoadPatch<kFormat>(p.kv_b, col_tiles, row_tile, col_tile, lane, w);
-      const float4 x = SharedCast<const float4>(mean + (col_tile * 32 + lane / 4 * 4))[0];
+// mean[part][0, kMaxRank): what each part of the splits adds to the mean of one head, zeros behind the rank.
+KOMPAKT_DEVICE void MeanOfSplits(const cuda::MlaCombineParams& p, int64_t first_split, SharedPtr<const float> shares,
+                                 SharedPtr<float> mean) {
+  const int part = static_cast<int>(threadIdx.x) / kMeanThreads, col = static_cast<int>(threadIdx.x) % kMeanThreads;
+  const float* const from = p.mean + first_split * p.rank + col;
+  const int64_t stride = static_cast<int64_t>(p.heads) * p.rank;
+  float sum[kColsOfThread] = {};
+  KOMPAKT_ROLLED
+  for (int first = part; first < p.splits; first += kMeanParts * kAtOnce) {
+    float v[kAtOnce][kColsOfThread] = {};
+    float share[kAtOnce] = {};
+    KOMPAKT_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int s = first + i * kMeanParts;
+      if (s < p.splits) share[i] = shares[s];
+      if (share[i] == 0) continue;  // a split without rows wrote no mean
       KOMPAKT_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const int row = row_tile * 16 + lane % 4 * 4 + i;
-        if (row < first || row >= end) continue;
-        const float dot = fmaf(w[i][0], x.x, fmaf(w[i][1], x.y, fmaf(w[i][2], x.z, w[i][3] * x.w)));
-        sum[i] = fmaf(dot, KvBScale<kFormat>(p.kv_b, col_tiles, row, col_tile), sum[i]);
+      for (int j = 0; j < kColsOfThread; ++j) {
+        if (col + j * kMeanThreads < p.rank) v[i][j] = from[s * stride + j * kMeanThreads];
       }
     }
     KOMPAKT_UNROLL
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < kAtOnce; ++i) {
       KOMPAKT_UNROLL
-      for (int offset = 4; offset < 32; offset *= 2) sum[i] += __shfl_xor_sync(kFullWarp, sum[i], offset);
-      const int row = row_tile * 16 + lane % 4 * 4 + i;
-      if (lane < 4 && row >= first && row < end) values[row - first] = sum[i];
+      for (int j = 0; j < kColsOfThread; ++j) sum[j] = fmaf(share[i], v[i][j], sum[j]);
     }
+  }
+  KOMPAKT_UNROLL
+  for (int j = 0; j < kColsOfThread; ++j) mean[part * kMaxRank + col + j * kMeanThreads] = sum[j];
+}
+
+// A part of the columns of W_UV, for rows of one row tile.
+struct ValueTiles {
+  int row_tile, part;
+};
+
+// Rows [first, end) of W_UV times the mean, over a part of the columns: values[row - zero]. By one warp: each lane sums
+// 4 rows over the columns it has of them (LoadPatch), then the 8 lanes of the same rows add up.
+template <KvBFormat kFormat>
+KOMPAKT_DEVICE void ValuesOf(const cuda::MlaCombineParams& p, const ValueTiles& tiles, int first, int end, int zero,
+                             SharedPtr<const float> mean, SharedPtr<float> values) {
+  const int lane = static_cast<int>(threadIdx.x % 32), col_tiles = (p.rank + 31) / 32;
+  float sum[4] = {};
+  KOMPAKT_UNROLL
+  for (int i = 0; i < kMaxRank / 32 / kColParts; ++i) {
+    const int col_tile = i * kColParts + tiles.part;
+    if (col_tile >= col_tiles) continue;
+    float w[4][4], scale[4];
+    LoadPatch<kFormat>(p.kv_b, col_tiles, tiles.row_tile, col_tile, lane, w);
+    PatchScales<kFormat>(p.kv_b, col_tiles, tiles.row_tile, col_tile, lane, scale);
+    const int at = col_tile * 32 + lane / 4 * 4;
+    float4 x = SharedCast<const float4>(mean + at)[0];
+    KOMPAKT_UNROLL
+    for (int part = 1; part < kMeanParts; ++part) {
+      const float4 more = SharedCast<const float4>(mean + (part * kMaxRank + at))[0];
+      x = make_float4(x.x + more.x, x.y + more.y, x.z + more.z, x.w + more.w);
+    }
+    KOMPAKT_UNROLL
+    for (int r = 0; r < 4; ++r) {
+      const float dot = fmaf(w[r][0], x.x, fmaf(w[r][1], x.y, fmaf(w[r][2], x.z, w[r][3] * x.w)));
+      sum[r] = fmaf(dot, scale[r], sum[r]);
+    }
+  }
+  KOMPAKT_UNROLL
+  for (int r = 0; r < 4; ++r) {
+    KOMPAKT_UNROLL
+    for (int offset = 4; offset < 32; offset *= 2) sum[r] += __shfl_xor_sync(kFullWarp, sum[r], offset);
+    const int row = tiles.row_tile * 16 + lane % 4 * 4 + r;
+    if (lane < 4 && row >= first && row < end) values[row - zero] = sum[r];
   }
 }
 
-// Block (some heads, token).
+// Block (g, token): values 32 g to 32 g + 31 of the token's heads one after the other.
 template <KvBFormat kFormat>
 __global__ void __launch_bounds__(kThreads, 2) MlaCombineKernel(const cuda::MlaCombineParams p) {
-  KOMPAKT_SHARED(float, mean, kMaxRank);
-  // Of one head, behind those of the heads before it that do not fill a group yet.
-  KOMPAKT_SHARED(float, values, 32 + cuda::kMaxHeadDim);
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  const int together = HeadsTogether(p);
-  const int t = static_cast<int>(blockIdx.y), first = static_cast<int>(blockIdx.x) * together;
-  const bool has_next = p.next.planes > 0 || p.next.x != nullptr;
-  int waiting = 0;
-  int group = first * p.value_dim / 32;  // of the row of all heads
-  for (int head = first; head < min(first + together, p.heads); ++head) {
-    MeanOfSplits(p, t, head, mean);
-    __syncthreads();
-    ValuesOfHead<kFormat>(p, head, mean, values + waiting);
-    __syncthreads();
-    if (p.y != nullptr) {
-      float* const y = p.y + (static_cast<int64_t>(t) * p.heads + head) * p.value_dim;
-      for (int i = thread; i < p.value_dim; i += kThreads) y[i] = values[waiting + i];
+  KOMPAKT_SHARED(float, shares, cuda::kMaxMlaSplits);
+  KOMPAKT_SHARED(float, mean, kMeanParts* kMaxRank);
+  KOMPAKT_SHARED(float, values, kColParts * 32);
+  const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
+  const int group = static_cast<int>(blockIdx.x), t = static_cast<int>(blockIdx.y);
+  const int width = p.heads * p.value_dim, begin = group * 32, stop = min(begin + 32, width);
+  for (int head = begin / p.value_dim; head <= (stop - 1) / p.value_dim; ++head) {
+    // Of kv_b: the head's rows that are wanted, and where the row of value `begin` would be.
+    const int zero = head * p.nope_dim + p.nope_dim + begin;
+    const int first = zero + max(begin, head * p.value_dim) - begin;
+    const int end = zero + min(stop, (head + 1) * p.value_dim) - begin;
+    const int units = ((end - 1) / 16 - first / 16 + 1) * kColParts;
+    const auto unit = [&](int i) { return ValueTiles{first / 16 + i / kColParts, i % kColParts}; };
+    for (int i = warp; i < units; i += kWarps) {
+      PrefetchTiles<kFormat>(p.kv_b, (p.rank + 31) / 32, unit(i).row_tile, unit(i).part, kColParts);
     }
-    if (!has_next) continue;
-    const int there = waiting + p.value_dim;
-    // The last head's values end the row, in the middle of a group perhaps.
-    const int groups = head + 1 == p.heads ? (there + 31) / 32 : there / 32;
-    for (int i = warp; i < groups; i += kWarps) {
-      const int at = i * 32 + lane;
-      float v = 0;
-      if (at < there) v = values[at];
-      FinishRows({.next = p.next}, t, group + i, p.heads * p.value_dim, v);
-    }
-    group += groups;
-    waiting = there - groups * 32;
-    if (head + 1 == min(first + together, p.heads)) return;
-    float v = 0;
-    if (thread < waiting) v = values[groups * 32 + thread];
+    const int64_t first_split = static_cast<int64_t>(t) * p.splits * p.heads + head;
+    if (warp == 0) SharesOfSplits(p, first_split, shares);
     __syncthreads();
-    if (thread < waiting) values[thread] = v;
+    MeanOfSplits(p, first_split, shares, mean);
+    __syncthreads();
+    for (int i = warp; i < units; i += kWarps) {
+      ValuesOf<kFormat>(p, unit(i), first, end, zero, mean, values + unit(i).part * 32);
+    }
+    __syncthreads();
   }
+  if (warp != 0) return;
+  float v = 0;
+  if (begin + lane < stop) {
+    KOMPAKT_UNROLL
+    for (int part = 0; part < kColParts; ++part) v += static_cast<float>(values[part * 32 + lane]);
+  }
+  FinishRows({.y = p.y, .y_stride = width, .next = p.next}, t, group, width, v);
 }
 
 }  // namespace
 
 int MlaCombine(const cuda::MlaCombineParams& p, void* stream) {
-  const int together = HeadsTogether(p);
   const LaunchConfig config{
       .name = "mla_combine",
-      .grid = dim3(static_cast<unsigned>((p.heads + together - 1) / together), static_cast<unsigned>(p.tokens)),
+      .grid = dim3(static_cast<unsigned>(cuda::Groups(static_cast<int64_t>(p.heads) * p.value_dim)),
+                   static_cast<unsigned>(p.tokens)),
       .block = dim3(kThreads),
       .stream = stream};
   return ForKvBFormat(p.kv_b.format, [&]<KvBFormat kFormat>() { return Launch(config, MlaCombineKernel<kFormat>, p); });

@@ -120,7 +120,7 @@ struct MlaCombineParams {
   int value_dim = 0;
   int rank = 0;
   int tokens = 0;
-  int splits = 1;
+  int splits = 1;  // at most kMaxMlaSplits
   KvBMatrix kv_b;
   const float* mean = nullptr;
   const float* log_sum = nullptr;
@@ -169,14 +169,18 @@ constexpr int64_t MlaDecompressedElements(int heads, int rows, int nope_dim, int
   return heads * padded * ((nope_dim + 15) / 16 * 16 + (value_dim + 15) / 16 * 16);
 }
 
+inline constexpr int kMaxMlaSplits = 128;
+
+inline constexpr int kMinMlaSplitRows = 64;
+
 // How many splits fill a device whose blocks of MlaDecode are heads / 16 per token, without leaving a split fewer than
-// 64 of the `rows` that are there at most.
+// kMinMlaSplitRows of the `rows` that are there at most.
 constexpr int MlaSplits(int heads, int tokens, int64_t rows, int multiprocessors) {
   const int64_t blocks = static_cast<int64_t>((heads + 15) / 16) * (tokens > 0 ? tokens : 1);
   const int64_t wanted = (multiprocessors + blocks - 1) / blocks;
-  const int64_t most = rows < 64 ? 1 : rows / 64;
+  const int64_t most = rows < kMinMlaSplitRows ? 1 : rows / kMinMlaSplitRows;
   const int64_t splits = wanted < most ? wanted : most;
-  return static_cast<int>(splits < 128 ? splits : 128);
+  return static_cast<int>(splits < kMaxMlaSplits ? splits : kMaxMlaSplits);
 }
 
 }  // namespace kompakt::cuda

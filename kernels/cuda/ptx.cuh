@@ -90,6 +90,17 @@ KOMPAKT_DEVICE uint32_t FmaBf16x2(uint32_t a, uint32_t b, uint32_t c) {
 #endif
 }
 
+// Four of the eight bytes of x and y (4 to 7), by the low four nibbles of `selector`, whose upper bits are 0 in each.
+KOMPAKT_DEVICE uint32_t PermuteBytes(uint32_t x, uint32_t y, uint32_t selector) {
+#if KOMPAKT_CUDA_SIM
+  return __byte_perm(x, y, selector);
+#else
+  uint32_t r;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(selector));
+  return r;
+#endif
+}
+
 // ---- Matrix multiplication on tensor cores.
 
 #if KOMPAKT_CUDA_SIM
@@ -308,6 +319,30 @@ KOMPAKT_DEVICE void CopyAsync16(SharedPtr<T> to, const void* from, unsigned vali
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(SharedAddress(to)), "l"(from), "r"(valid)
                : "memory");
 #endif
+}
+// `bytes` of what is read once by the whole device, weights above all, by one warp; a multiple of 16, at least 16 and
+// at most `most`, which may be a constant where they are not. They are the first to leave L2: otherwise they drive out
+// what is read again soon, and the code of the kernels too, so that every launch would fetch its own from memory.
+template <typename T>
+KOMPAKT_DEVICE void CopyAsyncOnce(SharedPtr<T> to, const uint8_t* from, int bytes, int most KOMPAKT_SITE) {
+  static_assert(sizeof(T) == 1);
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  for (int at = 0; at < most; at += 32 * 16) {
+#if KOMPAKT_CUDA_SIM
+    const int mine = at + lane * 16;
+    if (mine >= bytes) continue;
+    AsyncCopy(reinterpret_cast<uint8_t*>(SharedCast<uint4>(to + mine).Checked(0, 1, site)), from + mine, 16, 16, site);
+#else
+    // Lanes behind the end repeat its last piece. Copies with a cache policy must not be predicated: some with a
+    // predicate that is false in all lanes ended as illegal instructions (nvcc 13.0, sm_90a).
+    const int mine = min(at + lane * 16, bytes - 16);
+    asm volatile(
+        "{\n .reg .b64 policy;\n createpolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
+        " cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, policy;\n}" ::"r"(SharedAddress(to + mine)),
+        "l"(from + mine)
+        : "memory");
+#endif
+  }
 }
 // 4 bytes, aligned to 4.
 template <typename T>

@@ -1,10 +1,17 @@
-// Two row tiles of a packed matrix times a few tokens, straight from the tiles: decode.
+// A row tile of a packed matrix times a few tokens, straight from the tiles: decode.
 //
-// A lane owns four rows of a tile and eight of its columns, so that one 16-byte load brings a 4-bit format's codes of
-// both; a warp takes two neighbouring column tiles at a time:
+// A warp takes two neighbouring column tiles at a time, a pair. Its pairs come through a ring of its own in shared
+// memory: cp.async brings as many of them as fit, all at once in the beginning, before anything that other kernels have
+// left is read, and the next one whenever one has been taken out. So what is on its way costs no registers, and the
+// code that computes with a pair is there once.
+//
+// A lane owns four rows of a tile and eight of its columns, so that one 16-byte word has a 4-bit format's codes of
+// both:
 //     lane = 16 * (which tile) + 4 * segment + quad     rows 4 quad .. 4 quad + 3, columns 8 segment .. 8 segment + 7
 // Sums stay in the lane until the end. What a token gets depends neither on the other tokens nor on their number.
 #pragma once
+
+#include <type_traits>
 
 #include "kernels/cuda/matrix_params.h"
 #include "kernels/cuda/tile_formats.cuh"
@@ -37,29 +44,25 @@ struct Fragment {
       return 0;
   }();
 
-  static constexpr int kWords = 4 * kLines + (kHasHigh ? 4 : 0) + kScaleBytes;  // that are used
+  uint4 low[kLines] = {};
+  uint4 high = {};          // of a second plane
+  uint32_t scales[2] = {};  // of four rows: the first word is enough for scales of one byte
 
-  uint4 low[kLines];
-  uint4 high;          // of a second plane
-  uint32_t scales[2];  // of four rows: the first word is enough for scales of one byte
-
-  KOMPAKT_DEVICE void Load(const uint8_t* tile, int segment, int quad) {
+  KOMPAKT_DEVICE void Load(SharedPtr<const uint8_t> tile, int segment, int quad) {
     const int first = kLowCols >= 8 ? segment * 8 / kLowCols : segment * kLines;
+    const auto words = SharedCast<const uint4>(tile + quad * 16);
     KOMPAKT_UNROLL
-    for (int i = 0; i < kLines; ++i) low[i] = LoadStreaming<uint4>(tile + (first + i) * kLineBytes + quad * 16);
+    for (int i = 0; i < kLines; ++i) low[i] = words[(first + i) * (kLineBytes / 16)];
     if constexpr (F::kInteger) {
-      if constexpr (F::kHighBits > 0) {
-        high = LoadStreaming<uint4>(tile + (F::kLowBits + segment * F::kHighBits / 4) * kLineBytes + quad * 16);
-      }
+      if constexpr (F::kHighBits > 0) high = words[(F::kLowBits + segment * F::kHighBits / 4) * (kLineBytes / 16)];
       const int group = segment * 8 / F::kGroupCols;
-      const uint8_t* const at =
-          tile + (F::kLowBits + F::kHighBits) * kLineBytes + (group * 16 + quad * 4) * F::kScaleBytes;
+      const auto at = tile + ((F::kLowBits + F::kHighBits) * kLineBytes + (group * 16 + quad * 4) * F::kScaleBytes);
       if constexpr (F::kScaleBytes == 2) {
-        const auto both = LoadStreaming<uint2>(at);
+        const uint2 both = SharedCast<const uint2>(at)[0];
         scales[0] = both.x;
         scales[1] = both.y;
       } else {
-        scales[0] = LoadStreaming<uint32_t>(at);
+        scales[0] = SharedCast<const uint32_t>(at)[0];
       }
     }
   }
@@ -67,11 +70,11 @@ struct Fragment {
     if constexpr (kScaleBytes == 2) return scales[row / 2] >> (row % 2 * 16) & 0xffffu;
     return scales[0] >> (8 * row) & 0xffu;
   }
-  // Columns 4 half .. 4 half + 3 of the lane's eight, of its row `row`, as int8.
-  KOMPAKT_DEVICE uint32_t Values(int row, int segment, int half) const {
+  // The lane's eight columns of its row `row` as int8, in the order of EightValuesOf.
+  KOMPAKT_DEVICE void Values(int row, int segment, uint32_t (&out)[2]) const {
     uint32_t high_word = 0;
     if constexpr (kHasHigh) high_word = WordOf(high, row);
-    return ValuesOf<F>(WordOf(low[kLines == 1 ? 0 : half], row), high_word, segment * 2 + half);
+    EightValuesOf<F>({WordOf(low[0], row), WordOf(low[kLines - 1], row)}, high_word, segment, out);
   }
   // Column i of the lane's eight, before any scale.
   KOMPAKT_DEVICE float Value(int row, int i) const {
@@ -89,77 +92,88 @@ struct TokenRows {
 template <int kTokens>
 using Sums = float[4][kTokens];
 
-// A lane's eight columns of a tile by codes.
-template <typename F, int kTokens>
-KOMPAKT_DEVICE void AddCodes(const Fragment<F>& w, int tile, int segment, const cuda::Activations& x,
-                             const TokenRows<kTokens>& tokens, Sums<kTokens>& acc) {
-  const auto groups = static_cast<uint32_t>(cuda::Groups(x.cols));
-  uint32_t values[4][2];
-  float scale[4], shift[4];
-  KOMPAKT_UNROLL
-  for (int r = 0; r < 4; ++r) {
-    values[r][0] = w.Values(r, segment, 0);
-    values[r][1] = w.Values(r, segment, 1);
-    scale[r] = F::Scale(w.ScaleBits(r));
-    shift[r] = F::Shift(w.ScaleBits(r));
+// What a lane multiplies its eight columns of a tile by: a token's codes.
+struct CodeInputs {
+  uint2 high = {}, low = {};  // high: the only plane of int8
+  float scale = 0;
+  float2 sums = {};  // of the codes of a whole group of columns, by its halves, in one lane of it; 0 in the others
+
+  template <typename F>
+  KOMPAKT_DEVICE void Load(const cuda::Activations& x, uint32_t row, uint32_t tile, int segment) {
+    const auto groups = static_cast<uint32_t>(cuda::Groups(x.cols));
+    const int8_t* const codes =
+        x.codes + ((row * static_cast<uint32_t>(x.planes) * groups + tile) * 32u + static_cast<uint32_t>(segment) * 8u);
+    high = LoadCached(reinterpret_cast<const uint2*>(codes));
+    if (x.planes == 2) low = LoadCached(reinterpret_cast<const uint2*>(codes + groups * 32));
+    const uint32_t group = row * groups + tile;
+    scale = LoadCached(x.scales + group);
+    if constexpr (F::kShifted) {
+      if constexpr (F::kGroupCols == 16) {
+        if (segment % 2 == 0) sums.x = LoadCached(x.sums + group * 2 + segment / 2);
+      } else {
+        if (segment == 0) sums = LoadCached(reinterpret_cast<const float2*>(x.sums) + group);
+      }
+    }
   }
+};
+// Or its F32 values.
+struct FloatInputs {
+  float4 first = {}, second = {};
+
+  template <typename F>
+  KOMPAKT_DEVICE void Load(const cuda::Activations& x, uint32_t row, uint32_t tile, int segment) {
+    const auto* const at = reinterpret_cast<const float4*>(
+        x.x + ((row * static_cast<uint32_t>(cuda::Groups(x.cols)) + tile) * 32u + static_cast<uint32_t>(segment) * 8u));
+    first = LoadCached(at);
+    second = LoadCached(at + 1);
+  }
+};
+
+template <typename F, int kTokens>
+KOMPAKT_DEVICE void Add(const Fragment<F>& w, int segment, const CodeInputs (&x)[kTokens], bool two_planes, float,
+                        Sums<kTokens>& acc) {
+  uint2 high[kTokens], low[kTokens] = {};
   KOMPAKT_UNROLL
   for (int t = 0; t < kTokens; ++t) {
-    const auto row = static_cast<uint32_t>(tokens.row[t]);
-    const uint32_t group = row * groups + static_cast<uint32_t>(tile);
-    const int8_t* const codes =
-        x.codes + ((row * static_cast<uint32_t>(x.planes) * groups + static_cast<uint32_t>(tile)) * 32u +
-                   static_cast<uint32_t>(segment) * 8u);
-    const uint2 c = LoadCached(reinterpret_cast<const uint2*>(codes));
-    const float d = LoadCached(x.scales + group);
-    // The shift multiplies the sum of the whole group, in one lane of it.
-    float sum = 0;
-    if constexpr (F::kShifted) {
-      const float* const sums = x.sums + group * 2;
-      if constexpr (F::kGroupCols == 16) {
-        if (segment % 2 == 0) sum = LoadCached(sums + segment / 2);
-      } else {
-        if (segment == 0) sum = LoadCached(sums) + LoadCached(sums + 1);
-      }
-    }
-    int dot[4];
+    high[t] = LikeEightValues<F>(x[t].high);
+    if (two_planes) low[t] = LikeEightValues<F>(x[t].low);
+  }
+  KOMPAKT_UNROLL
+  for (int r = 0; r < 4; ++r) {
+    uint32_t values[2];
+    w.Values(r, segment, values);
+    const float scale = F::Scale(w.ScaleBits(r)), shift = F::Shift(w.ScaleBits(r));
     KOMPAKT_UNROLL
-    for (int r = 0; r < 4; ++r) {
-      dot[r] = __dp4a(static_cast<int>(values[r][0]), static_cast<int>(c.x), 0);
-      dot[r] = __dp4a(static_cast<int>(values[r][1]), static_cast<int>(c.y), dot[r]);
-    }
-    if (x.planes == 2) {
-      const uint2 low = LoadCached(reinterpret_cast<const uint2*>(codes + groups * 32));
-      KOMPAKT_UNROLL
-      for (int r = 0; r < 4; ++r) {
-        dot[r] = __dp4a(static_cast<int>(values[r][0]), static_cast<int>(low.x), dot[r] * 256);
-        dot[r] = __dp4a(static_cast<int>(values[r][1]), static_cast<int>(low.y), dot[r]);
+    for (int t = 0; t < kTokens; ++t) {
+      int dot = __dp4a(static_cast<int>(values[0]), static_cast<int>(high[t].x), 0);
+      dot = __dp4a(static_cast<int>(values[1]), static_cast<int>(high[t].y), dot);
+      if (two_planes) {
+        dot = __dp4a(static_cast<int>(values[0]), static_cast<int>(low[t].x), dot * 256);
+        dot = __dp4a(static_cast<int>(values[1]), static_cast<int>(low[t].y), dot);
       }
-    }
-    KOMPAKT_UNROLL
-    for (int r = 0; r < 4; ++r) {
-      float v = static_cast<float>(dot[r]);
-      if constexpr (F::kShifted) v = fmaf(shift[r], sum, v);
-      acc[r][t] = fmaf(v, scale[r] * d, acc[r][t]);
+      float v = static_cast<float>(dot);
+      if constexpr (F::kShifted) v = fmaf(shift, x[t].sums.x + x[t].sums.y, v);
+      acc[r][t] = fmaf(v, scale * x[t].scale, acc[r][t]);
     }
   }
 }
 
-// The same by F32 activations.
 template <typename F, int kTokens>
-KOMPAKT_DEVICE void AddFloats(const Fragment<F>& w, int tile, int segment, [[maybe_unused]] float block_scale,
-                              const cuda::Activations& x, const TokenRows<kTokens>& tokens, Sums<kTokens>& acc) {
-  const auto groups = static_cast<uint32_t>(cuda::Groups(x.cols));
+KOMPAKT_DEVICE void Add(const Fragment<F>& w, int segment, const FloatInputs (&x)[kTokens], bool,
+                        [[maybe_unused]] float block_scale, Sums<kTokens>& acc) {
   KOMPAKT_UNROLL
   for (int r = 0; r < 4; ++r) {
     float v[8];
     float scale = block_scale;
     if constexpr (F::kInteger) {
+      uint32_t values[2];
+      w.Values(r, segment, values);
       scale = F::Scale(w.ScaleBits(r));
       const float shift = F::Shift(w.ScaleBits(r));
       KOMPAKT_UNROLL
       for (int i = 0; i < 8; ++i) {
-        v[i] = static_cast<float>(static_cast<int8_t>(w.Values(r, segment, i / 4) >> (8 * (i % 4)))) + shift;
+        const int at = ByteOfEight<F>(i);
+        v[i] = static_cast<float>(static_cast<int8_t>(values[at / 4] >> (8 * (at % 4)))) + shift;
       }
     } else {
       KOMPAKT_UNROLL
@@ -167,9 +181,7 @@ KOMPAKT_DEVICE void AddFloats(const Fragment<F>& w, int tile, int segment, [[may
     }
     KOMPAKT_UNROLL
     for (int t = 0; t < kTokens; ++t) {
-      const auto* const at =
-          reinterpret_cast<const float4*>(x.x + (tokens.row[t] * groups * 32 + tile * 32 + segment * 8));
-      const float4 a = LoadCached(at), b = LoadCached(at + 1);
+      const float4 &a = x[t].first, &b = x[t].second;
       float dot = v[0] * a.x;
       dot = fmaf(v[1], a.y, dot);
       dot = fmaf(v[2], a.z, dot);
@@ -183,40 +195,145 @@ KOMPAKT_DEVICE void AddFloats(const Fragment<F>& w, int tile, int segment, [[may
   }
 }
 
-// acc += row tile `row_tile` of w times x, over the pairs of column tiles first, first + stride, ...; of this warp.
-// Not yet multiplied by the row factor. kAhead: fragments that are on their way at once.
-template <typename F, int kTokens, bool kCodes>
-KOMPAKT_DEVICE void MultiplyPairs(const cuda::Matrix& w, int row_tile, int first, int stride,
-                                  const cuda::Activations& x, const TokenRows<kTokens>& tokens, Sums<kTokens>& acc) {
-  constexpr int kWords = Fragment<F>::kWords;
-  constexpr int kAhead = kTokens > 1 || kWords > 12 ? 1 : kWords > 6 ? 2 : 4;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int segment = lane / 4 % 4, quad = lane % 4;
-  const int col_tiles = (w.cols + 31) / 32;
-  const uint8_t* const tiles = w.data + static_cast<int64_t>(row_tile) * col_tiles * F::kTileBytes;
-  const float* block_scales = nullptr;
-  if constexpr (F::kSide == SideKind::kBlockScale) {
-    block_scales = reinterpret_cast<const float*>(w.data + w.side_offset) + row_tile / 8 * ((w.cols + 127) / 128);
+// ---- The ring of a warp.
+
+inline constexpr int kPairsBytes = 5280;
+// Behind the pairs: the factors of the 16 rows, until they are needed.
+inline constexpr int kRingBytes = kPairsBytes + 16 * static_cast<int>(sizeof(float));
+// Pairs that it holds: no more than keep the memory busy.
+constexpr int RingPairs(int tile_bytes) {
+  const int pairs = kPairsBytes / (2 * tile_bytes);
+  return pairs < 8 ? pairs : 8;
+}
+static_assert(RingPairs(static_cast<int>(sizeof(F32Tile))) >= 1);
+
+// What is to know of a format before the code for it is entered.
+struct RingShape {
+  int tile_bytes, pairs;
+  bool row_scales;
+
+  KOMPAKT_DEVICE explicit RingShape(FormatId format) {
+    const uint32_t all = DeviceFormats::Pick(format, [](auto f) {
+      using F = decltype(f);
+      return static_cast<uint32_t>(F::kTileBytes) | static_cast<uint32_t>(RingPairs(F::kTileBytes)) << 16 |
+             (F::kSide == SideKind::kRowScale ? 1u << 31 : 0u);
+    });
+    tile_bytes = static_cast<int>(all & 0xffffu);
+    pairs = static_cast<int>(all >> 16 & 0xffu);
+    row_scales = (all >> 31) != 0;
   }
-  for (int tile = first * 2 + lane / 16; tile < col_tiles; tile += 2 * stride * kAhead) {
-    Fragment<F> fragments[kAhead];
+};
+
+// Starts to bring a pair of a row tile's column tiles into `to`. `tiles`: the row tile.
+KOMPAKT_DEVICE void FetchPair(const uint8_t* tiles, int col_tiles, int pair, int tile_bytes, SharedPtr<uint8_t> to) {
+  CopyAsyncOnce(to, tiles + static_cast<int64_t>(pair) * (2 * tile_bytes),
+                2 * pair + 1 < col_tiles ? 2 * tile_bytes : tile_bytes, 2 * tile_bytes);
+}
+
+// The factor of a pair's tile, `side` being that of the matrix.
+template <typename F>
+KOMPAKT_DEVICE float BlockScaleOf([[maybe_unused]] const float* side, [[maybe_unused]] int row_tile,
+                                  [[maybe_unused]] int col_tiles, [[maybe_unused]] int tile) {
+  if constexpr (F::kSide != SideKind::kBlockScale) return 1;
+  return LoadCached(side + row_tile / 8 * ((col_tiles + 3) / 4) + tile / 4);
+}
+
+// Where the pairs of a warp come from: the pairs first, first + stride, ... of one row tile.
+struct PairsOfRowTile {
+  using Place = int;
+
+  const uint8_t* tiles;
+  const float* side;
+  int row_tile, col_tiles, first, stride;
+
+  KOMPAKT_DEVICE PairsOfRowTile(const cuda::Matrix& w, int tile_bytes, int tile_row, int first_pair, int pair_stride)
+      : tiles(w.data + static_cast<int64_t>(tile_row) * ((w.cols + 31) / 32) * tile_bytes),
+        side(reinterpret_cast<const float*>(w.data + w.side_offset)),
+        row_tile(tile_row),
+        col_tiles((w.cols + 31) / 32),
+        first(first_pair),
+        stride(pair_stride) {}
+  KOMPAKT_DEVICE Place Begin() const { return first; }
+  KOMPAKT_DEVICE Place After(Place at) const { return at + stride; }
+  KOMPAKT_DEVICE bool IsThere(Place at) const { return 2 * at < col_tiles; }
+  KOMPAKT_DEVICE int Pair(Place at) const { return at; }
+  KOMPAKT_DEVICE int Row(Place, int row) const { return row; }  // of the activations
+  KOMPAKT_DEVICE void Fetch(Place at, int tile_bytes, SharedPtr<uint8_t> to) const {
+    FetchPair(tiles, col_tiles, at, tile_bytes, to);
+  }
+  template <typename F>
+  KOMPAKT_DEVICE float BlockScale(Place, int tile) const {
+    return BlockScaleOf<F>(side, row_tile, col_tiles, tile);
+  }
+  // A pair has been added, and the one at `next` comes.
+  template <typename F, int kTokens>
+  KOMPAKT_DEVICE void Added(Place, Place, Sums<kTokens>&) {}
+};
+
+// A group of copies for each place, of none behind the last, so that their number tells which pairs are there. Moves
+// `ahead` on.
+template <typename Source>
+KOMPAKT_DEVICE void FetchNext(const Source& source, typename Source::Place& ahead, int tile_bytes,
+                              SharedPtr<uint8_t> to) {
+  if (source.IsThere(ahead)) source.Fetch(ahead, tile_bytes, to);
+  CommitAsync();
+  ahead = source.After(ahead);
+}
+
+// Fills the ring with the first pairs; what comes next. Before the jump to the code of the format, which has to be
+// fetched, too.
+template <typename Source>
+KOMPAKT_DEVICE typename Source::Place StartRing(const Source& source, const RingShape& shape, SharedPtr<uint8_t> ring) {
+  typename Source::Place ahead = source.Begin();
+  KOMPAKT_ROLLED
+  for (int i = 0; i < shape.pairs; ++i) {
+    FetchNext(source, ahead, shape.tile_bytes, ring + i * 2 * shape.tile_bytes);
+  }
+  return ahead;
+}
+
+// acc += the pairs of a source times x, by one warp. `ahead`: of StartRing.
+template <typename F, int kTokens, bool kCodes, typename Source>
+KOMPAKT_DEVICE void MultiplyPairs(Source& source, typename Source::Place ahead, const cuda::Activations& x,
+                                  const TokenRows<kTokens>& tokens, SharedPtr<uint8_t> ring, Sums<kTokens>& acc) {
+  using Place = typename Source::Place;
+  using Inputs = std::conditional_t<kCodes, CodeInputs, FloatInputs>;
+  constexpr int kPairs = RingPairs(F::kTileBytes), kPairBytes = 2 * F::kTileBytes;
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int segment = lane / 4 % 4, quad = lane % 4, tile_of_pair = lane / 16;
+  const auto inside = [&](Place at) { return 2 * source.Pair(at) + tile_of_pair < source.col_tiles; };
+  const auto load = [&](Place at, Inputs(&inputs)[kTokens]) {
+    if (!source.IsThere(at) || !inside(at)) return;
     KOMPAKT_UNROLL
-    for (int i = 0; i < kAhead; ++i) {
-      const int at = tile + 2 * stride * i;
-      if (at < col_tiles) fragments[i].Load(tiles + static_cast<uint64_t>(at) * F::kTileBytes, segment, quad);
+    for (int t = 0; t < kTokens; ++t) {
+      inputs[t].template Load<F>(x, static_cast<uint32_t>(source.Row(at, tokens.row[t])),
+                                 static_cast<uint32_t>(2 * source.Pair(at) + tile_of_pair), segment);
     }
-    KOMPAKT_UNROLL
-    for (int i = 0; i < kAhead; ++i) {
-      const int at = tile + 2 * stride * i;
-      if (at >= col_tiles) break;
-      if constexpr (kCodes) {
-        AddCodes<F, kTokens>(fragments[i], at, segment, x, tokens, acc);
-      } else {
-        float block_scale = 1;
-        if constexpr (F::kSide == SideKind::kBlockScale) block_scale = LoadCached(block_scales + at / 4);
-        AddFloats<F, kTokens>(fragments[i], at, segment, block_scale, x, tokens, acc);
-      }
-    }
+  };
+  // Codes of one token are asked for a pair ahead; for more there are no registers.
+  constexpr bool kAhead = kTokens == 1 && kCodes;
+  Inputs inputs[kTokens];
+  Place at = source.Begin();
+  if constexpr (kAhead) load(at, inputs);
+  int slot = 0;
+  KOMPAKT_ROLLED
+  while (source.IsThere(at)) {
+    const Place next = source.After(at);
+    Inputs of_next[kTokens];
+    load(kAhead ? next : at, kAhead ? of_next : inputs);
+    const float block_scale =
+        source.template BlockScale<F>(at, min(2 * source.Pair(at) + tile_of_pair, source.col_tiles - 1));
+    WaitAsync<kPairs - 1>();
+    __syncwarp();
+    Fragment<F> fragment;
+    if (inside(at)) fragment.Load(ring + (slot * kPairBytes + tile_of_pair * F::kTileBytes), segment, quad);
+    __syncwarp();
+    FetchNext(source, ahead, F::kTileBytes, ring + slot * kPairBytes);
+    if (inside(at)) Add<F, kTokens>(fragment, segment, inputs, x.planes == 2, block_scale, acc);
+    source.template Added<F, kTokens>(at, next, acc);
+    if constexpr (kAhead) inputs[0] = of_next[0];
+    at = next;
+    slot = slot + 1 < kPairs ? slot + 1 : 0;
   }
 }
 
@@ -226,43 +343,68 @@ struct RowSums {
   Sums<kTokens> v = {};
 };
 
-// Row tile `row_tile` of w times the tokens, this warp's part of the columns: the pairs first, first + stride, ... All
-// lanes of the same quad get the same.
+// v of each row of a quad, over all lanes that have it.
 template <int kTokens>
-KOMPAKT_DEVICE RowSums<kTokens> MultiplyRowTile(const cuda::Matrix& w, int row_tile, int first, int stride,
-                                                const cuda::Activations& x, const TokenRows<kTokens>& tokens) {
-  RowSums<kTokens> result;
-  Sums<kTokens>& sums = result.v;
-  const int quad = static_cast<int>(threadIdx.x) % 4;
-  DeviceFormats::With(w.format, [&](auto format) {
-    using F = decltype(format);
-    if constexpr (F::kInteger) {
-      if (x.planes > 0) {
-        MultiplyPairs<F, kTokens, true>(w, row_tile, first, stride, x, tokens, sums);
-      } else {
-        MultiplyPairs<F, kTokens, false>(w, row_tile, first, stride, x, tokens, sums);
-      }
-    } else {
-      MultiplyPairs<F, kTokens, false>(w, row_tile, first, stride, x, tokens, sums);
-    }
-    KOMPAKT_UNROLL
-    for (int r = 0; r < 4; ++r) {
-      const float factor =
-          RowFactor<F>(reinterpret_cast<const float*>(w.data + w.side_offset), row_tile * 16 + quad * 4 + r);
-      KOMPAKT_UNROLL
-      for (int t = 0; t < kTokens; ++t) sums[r][t] *= factor;
-    }
-  });
+KOMPAKT_DEVICE void AddLanes(Sums<kTokens>& v) {
   KOMPAKT_UNROLL
   for (int r = 0; r < 4; ++r) {
     KOMPAKT_UNROLL
     for (int t = 0; t < kTokens; ++t) {
       KOMPAKT_UNROLL
-      for (int offset = 4; offset < 32; offset *= 2) {
-        sums[r][t] += __shfl_xor_sync(kFullWarp, sums[r][t], offset);
-      }
+      for (int offset = 4; offset < 32; offset *= 2) v[r][t] += __shfl_xor_sync(kFullWarp, v[r][t], offset);
     }
   }
+}
+
+// body(F(), bool constant: by codes?) of what w is multiplied by.
+template <typename Body>
+KOMPAKT_DEVICE void WithOperands(const cuda::Matrix& w, const cuda::Activations& x, const Body& body) {
+  DeviceFormats::With(w.format, [&](auto format) {
+    if constexpr (decltype(format)::kInteger) {
+      if (x.planes > 0) return body(format, std::true_type());
+    }
+    body(format, std::false_type());
+  });
+}
+
+// Row tile `row_tile` of w, perhaps behind its last one, times the tokens, this warp's part of the columns: the pairs
+// first, first + stride, ... All lanes of the same quad get the same. `meanwhile()` is called while the first tiles are
+// on their way.
+template <int kTokens, typename Meanwhile>
+KOMPAKT_DEVICE RowSums<kTokens> MultiplyRowTile(const cuda::Matrix& w, int row_tile, int first, int stride,
+                                                const cuda::Activations& x, const TokenRows<kTokens>& tokens,
+                                                SharedPtr<uint8_t> ring, const Meanwhile& meanwhile) {
+  RowSums<kTokens> result;
+  if (row_tile * 16 >= w.rows) {
+    meanwhile();
+    return result;
+  }
+  Sums<kTokens>& sums = result.v;
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const auto factors = SharedCast<float>(ring + kPairsBytes);
+  const RingShape shape(w.format);
+  PairsOfRowTile pairs(w, shape.tile_bytes, row_tile, first, stride);
+  // Part of the first group of copies.
+  if (shape.row_scales && lane < 16) CopyAsync4(factors + lane, pairs.side + row_tile * 16 + lane);
+  const int ahead = StartRing(pairs, shape, ring);
+  meanwhile();
+  WithOperands(w, x, [&](auto format, auto codes) {
+    using F = decltype(format);
+    MultiplyPairs<F, kTokens, codes.value>(pairs, ahead, x, tokens, ring, sums);
+    if constexpr (F::kSide == SideKind::kRowScale) {
+      WaitAsync<0>();  // where there was no pair
+    } else {
+      if (lane < 16) factors[lane] = RowFactor<F>(pairs.side, row_tile * 16 + lane);
+    }
+  });
+  __syncwarp();
+  KOMPAKT_UNROLL
+  for (int r = 0; r < 4; ++r) {
+    const float factor = factors[lane % 4 * 4 + r];
+    KOMPAKT_UNROLL
+    for (int t = 0; t < kTokens; ++t) sums[r][t] *= factor;
+  }
+  AddLanes<kTokens>(sums);
   return result;
 }
 

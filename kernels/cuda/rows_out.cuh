@@ -7,14 +7,19 @@
 
 namespace kompakt::KOMPAKT_BACKEND {
 
-// The factor that a row of activations still waits for. By a whole warp.
-KOMPAKT_DEVICE float NormFactor(const cuda::Activations& x, int64_t row) {
-  if (x.squares == nullptr) return 1;
-  const int groups = static_cast<int>(cuda::Groups(x.cols));
-  const float* const squares = x.squares + row * groups;
+// This lane's part of the sum of squares that the norm of a row of activations is made of; 0 without a norm.
+KOMPAKT_DEVICE float LaneSquares(const cuda::Activations& x, int row) {
+  if (x.squares == nullptr) return 0;
+  const int groups = (x.cols + 31) / 32;
   float sum = 0;
-  for (int i = static_cast<int>(threadIdx.x) % 32; i < groups; i += 32) sum += LoadCached(squares + i);
-  return 1.0f / sqrtf(WarpSum(sum) / static_cast<float>(x.cols) + x.eps);
+  KOMPAKT_ROLLED
+  for (int i = static_cast<int>(threadIdx.x % 32); i < groups; i += 32) sum += LoadCached(x.squares + row * groups + i);
+  return sum;
+}
+// The factor that the row still waits for. By a whole warp.
+KOMPAKT_DEVICE float NormFactor(const cuda::Activations& x, float lane_squares) {
+  if (x.squares == nullptr) return 1;
+  return 1.0f / sqrtf(WarpSum(lane_squares) / static_cast<float>(x.cols) + x.eps);
 }
 
 // 32 values as codes with one scale, by the rule of kernels/activation.h. `group`: of the row's columns.
@@ -39,12 +44,19 @@ KOMPAKT_DEVICE void StoreCodes(const cuda::Activations& to, int64_t row, int gro
   if (lane == 0) to.scales[row * groups + group] = !finite ? __int_as_float(0x7fc00000) : zero ? 0.0f : scale;
 }
 
+// Asks for what FinishRows reads of the weights, long before.
+KOMPAKT_DEVICE void PrefetchRows(const cuda::RowsOut& out, int block) {
+  if (out.norm != nullptr) PrefetchL2(out.norm + block * 32);
+}
+
 // v: the result of row 32 block + lane, of `rows`. All that it becomes.
 KOMPAKT_DEVICE void FinishRows(const cuda::RowsOut& out, int64_t token, int block, int rows, float v) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int row = block * 32 + lane;
   const bool inside = row < rows;
   if (!inside) v = 0;
+  float norm = 1;
+  if (out.norm != nullptr && inside) norm = LoadCached(out.norm + row);
   if (inside && out.y != nullptr) {
     float* const y = out.y + token * out.y_stride + row;
     if (out.accumulate) v += *y;
@@ -57,7 +69,7 @@ KOMPAKT_DEVICE void FinishRows(const cuda::RowsOut& out, int64_t token, int bloc
     const float square = WarpSum(v * v);
     if (lane == 0) next.squares[token * groups + block] = square;
   }
-  if (out.norm != nullptr && inside) v *= LoadCached(out.norm + row);
+  v *= norm;
   if (next.x != nullptr) next.x[token * groups * 32 + row] = v;
   if (next.planes > 0) StoreCodes(next, token, block, v);
 }

@@ -8,6 +8,7 @@
 //     kScaleBytes          of one row's scale of a group; scales follow the codes, [group][row]
 //     kShifted             false: the shift is always 0
 //     Values(codes)        four codes, one per byte -> four int8
+//     kTableBits, Words    of a table with 2^kTableBits entries that Values looks up; 0: no table
 //     Scale(bits), Shift(bits)
 //   !kInteger            a weight is  block scale * value, value F32
 //     kWordCols            columns in a 32-bit word
@@ -16,6 +17,7 @@
 #pragma once
 
 #include <cstdint>
+#include <tuple>
 
 #include "format/block_bf16.h"
 #include "format/block_f16.h"
@@ -70,6 +72,57 @@ KOMPAKT_DEVICE uint32_t LookUp(uint32_t codes) {
   }
 }
 
+// Eight codes of a plane of kBits, one per nibble, in the order of columns 0 4 1 5 2 6 3 7: that of a word of a 4-bit
+// plane. `word`: of the line that has columns 8 segment .. 8 segment + 7.
+template <int kBits>
+KOMPAKT_DEVICE uint32_t NibblesOf(uint32_t word, int segment) {
+  if constexpr (kBits == 4) {
+    return word;
+  } else if constexpr (kBits == 2) {
+    const uint32_t codes = word >> (segment % 2 * 4);
+    return (codes & 0x03030303u) | (codes << 2 & 0x30303030u);
+  } else {
+    static_assert(kBits == 1);
+    const uint32_t codes = word >> (segment * 2);
+    return (codes & 0x01010101u) | (codes << 3 & 0x10101010u);
+  }
+}
+
+// The entries of eight codes, in the order of NibblesOf. `low`: bits 0 to 3 of the codes, `high`: bits 4 and 5.
+template <typename Words, int kBits>
+KOMPAKT_DEVICE void LookUpEight(uint32_t low, [[maybe_unused]] uint32_t high, uint32_t (&out)[2]) {
+  static_assert(kBits >= 2 && kBits <= 6);
+  if constexpr (kBits == 2) {
+    out[0] = PermuteBytes(Words::Word(0), 0, low);
+    out[1] = PermuteBytes(Words::Word(0), 0, low >> 16);
+  } else {
+    constexpr int kOctets = 1 << (kBits - 3);
+    const uint32_t selector = kBits > 3 ? low & 0x77777777u : low;
+    // Byte i of the first of a pair of octets, or of the second where the bit is set.
+    uint32_t halves[kBits > 3 ? kBits - 3 : 1];
+    KOMPAKT_UNROLL
+    for (int bit = 3; bit < kBits; ++bit) {
+      halves[bit - 3] = ((bit == 3 ? low >> 1 : bit == 4 ? high << 2 : high << 1) & 0x44444444u) | 0x32103210u;
+    }
+    KOMPAKT_UNROLL
+    for (int word = 0; word < 2; ++word) {
+      uint32_t v[kOctets];
+      KOMPAKT_UNROLL
+      for (int i = 0; i < kOctets; ++i) {
+        v[i] = PermuteBytes(Words::Word(2 * i), Words::Word(2 * i + 1), selector >> (16 * word));
+      }
+      KOMPAKT_UNROLL
+      for (int bit = 3; bit < kBits; ++bit) {
+        KOMPAKT_UNROLL
+        for (int i = 0; i < kOctets >> (bit - 2); ++i) {
+          v[i] = PermuteBytes(v[2 * i], v[2 * i + 1], halves[bit - 3] >> (16 * word));
+        }
+      }
+      out[word] = v[0];
+    }
+  }
+}
+
 constexpr uint32_t PackBytes(const int8_t* v) {
   uint32_t word = 0;
   for (int i = 0; i < 4; ++i) word |= static_cast<uint32_t>(static_cast<uint8_t>(v[i])) << (8 * i);
@@ -104,7 +157,8 @@ struct TableFormat {
       }
     }
   };
-  KOMPAKT_DEVICE static uint32_t Values(uint32_t codes) { return LookUp<Words, kSpec.code_bits>(codes); }
+  static constexpr int kTableBits = kSpec.code_bits;
+  KOMPAKT_DEVICE static uint32_t Values(uint32_t codes) { return LookUp<Words, kTableBits>(codes); }
   KOMPAKT_DEVICE static float Scale(uint32_t bits) {
     return static_cast<float>(static_cast<int>(bits & ((1u << kSpec.scale_bits) - 1)) - kSpec.scale_bias());
   }
@@ -123,6 +177,7 @@ struct Q8G32Format {
   static constexpr int kScaleBytes = 1;
   static constexpr bool kShifted = false;
   static constexpr SideKind kSide = SideKind::kRowScale;
+  static constexpr int kTableBits = 0;
 
   // Less 128.
   KOMPAKT_DEVICE static uint32_t Values(uint32_t codes) { return codes ^ 0x80808080u; }
@@ -140,6 +195,7 @@ struct Int4G32Format {
   static constexpr int kScaleBytes = 2;
   static constexpr bool kShifted = true;
   static constexpr SideKind kSide = SideKind::kNone;
+  static constexpr int kTableBits = 0;
 
   KOMPAKT_DEVICE static uint32_t Values(uint32_t codes) { return codes; }
   KOMPAKT_DEVICE static float Scale(uint32_t bits) { return __uint_as_float(bits << 16); }
@@ -160,7 +216,8 @@ struct E2m1Format {
       return i == 0 ? kDoubled[0] : i == 1 ? kDoubled[1] : i == 2 ? kDoubled[2] : kDoubled[3];
     }
   };
-  KOMPAKT_DEVICE static uint32_t Values(uint32_t codes) { return LookUp<Words, 4>(codes); }
+  static constexpr int kTableBits = 4;
+  KOMPAKT_DEVICE static uint32_t Values(uint32_t codes) { return LookUp<Words, kTableBits>(codes); }
   KOMPAKT_DEVICE static float Shift(uint32_t) { return 0; }
 };
 
@@ -231,6 +288,8 @@ struct Fp8B128Format {
 template <typename... Formats>
 struct FormatList {
   static constexpr int kSize = sizeof...(Formats);
+  template <int kIndex>
+  using Row = std::tuple_element_t<kIndex, std::tuple<Formats...>>;
   // Is row i the format i?
   static constexpr bool InOrder() {
     constexpr FormatId kIds[] = {Formats::kId...};
@@ -251,10 +310,49 @@ struct FormatList {
   }
   static constexpr bool AllTilesAddUp() { return (TileAddsUp<Formats>() && ...); }
 
-  // body(F()) of the format `id`.
+  // body(F()) of the format `id`, by one jump: the code of the others is not run through.
   template <typename Body>
   KOMPAKT_DEVICE static void With(FormatId id, const Body& body) {
-    (void)((id == Formats::kId ? (body(Formats()), true) : false) || ...);
+    static_assert(kSize == 16, "a case for each row");
+    switch (static_cast<int>(id)) {
+      case 0:
+        return body(Row<0>());
+      case 1:
+        return body(Row<1>());
+      case 2:
+        return body(Row<2>());
+      case 3:
+        return body(Row<3>());
+      case 4:
+        return body(Row<4>());
+      case 5:
+        return body(Row<5>());
+      case 6:
+        return body(Row<6>());
+      case 7:
+        return body(Row<7>());
+      case 8:
+        return body(Row<8>());
+      case 9:
+        return body(Row<9>());
+      case 10:
+        return body(Row<10>());
+      case 11:
+        return body(Row<11>());
+      case 12:
+        return body(Row<12>());
+      case 13:
+        return body(Row<13>());
+      case 14:
+        return body(Row<14>());
+      default:
+        return body(Row<15>());
+    }
+  }
+  // of(F()) of the format `id`, a number that is constant for each: without a jump.
+  template <typename Of>
+  static constexpr uint32_t Pick(FormatId id, const Of& of) {
+    return ((id == Formats::kId ? of(Formats()) : 0u) | ...);
   }
   static constexpr bool IsInteger(FormatId id) { return ((id == Formats::kId && Formats::kInteger) || ...); }
   static constexpr int TileBytes(FormatId id) { return ((id == Formats::kId ? Formats::kTileBytes : 0) + ...); }
@@ -287,6 +385,41 @@ KOMPAKT_DEVICE uint32_t ValuesOf(uint32_t low, uint32_t high, int j) {
   uint32_t codes = CodesOf<F::kLowBits>(low, j);
   if constexpr (F::kHighBits > 0) codes |= CodesOf<F::kHighBits>(high, j) << F::kLowBits;
   return F::Values(codes);
+}
+
+// ---- Eight consecutive columns of a row.
+
+// Are they in the order of NibblesOf? Else in their own.
+template <typename F>
+inline constexpr bool kInNibbleOrder = F::kTableBits > 0;
+
+// `low`: the words of the low plane that hold columns 8 segment .. 8 segment + 7, the same one twice unless a column is
+// a byte; `high`: the word of the high plane.
+template <typename F>
+KOMPAKT_DEVICE void EightValuesOf(const uint32_t (&low)[2], [[maybe_unused]] uint32_t high, int segment,
+                                  uint32_t (&out)[2]) {
+  if constexpr (kInNibbleOrder<F>) {
+    uint32_t codes = NibblesOf<F::kLowBits>(low[0], segment), above = 0;
+    if constexpr (F::kHighBits > 0) above = NibblesOf<F::kHighBits>(high, segment);
+    if constexpr (F::kHighBits > 0 && F::kLowBits < 4) codes |= above << F::kLowBits;
+    LookUpEight<typename F::Words, F::kTableBits>(codes, above, out);
+  } else {
+    KOMPAKT_UNROLL
+    for (int i = 0; i < 2; ++i) out[i] = F::Values(CodesOf<F::kLowBits>(low[i], segment * 2 + i));
+  }
+}
+
+// Byte of column i among these eight.
+template <typename F>
+constexpr int ByteOfEight(int i) {
+  return kInNibbleOrder<F> ? i % 4 * 2 + i / 4 : i;
+}
+
+// Eight int8 in the order of EightValuesOf<F>.
+template <typename F>
+KOMPAKT_DEVICE uint2 LikeEightValues(const uint2& v) {
+  if constexpr (kInNibbleOrder<F>) return make_uint2(PermuteBytes(v.x, v.y, 0x5140), PermuteBytes(v.x, v.y, 0x7362));
+  return v;
 }
 
 // The bits of the scale of `row` and `group` in a tile.

@@ -93,16 +93,18 @@ TEST_P(CudaFfn, TheChoiceOfExpertsIsThatOfTheCpu) {
       OnDevice on(GetParam());
       std::vector<float> x(static_cast<size_t>(tokens * 32), 0);
       for (int64_t t = 0; t < tokens; ++t) x[static_cast<size_t>(t * 33)] = 1;
-      const cuda::RouteParams p{.rule = c.rule,
-                                .w = on.Upload(LogitsAsMatrix(logits, tokens, n)),
-                                .bias = c.bias ? on.Upload(bias) : nullptr,
-                                .x = on.Quantized(x, tokens, 32, 0),
-                                .tokens = tokens,
-                                .logits = on.Zeros<float>(tokens * n),
-                                .ids = on.Zeros<int32_t>(tokens * k),
-                                .weights = on.Zeros<float>(tokens * k),
-                                .scores = on.Zeros<float>(tokens * n),
-                                .done = on.Zeros<uint32_t>(1)};
+      const cuda::RouteParams p{
+          .rule = c.rule,
+          .w = on.Upload(LogitsAsMatrix(logits, tokens, n)),
+          .bias = c.bias ? on.Upload(bias) : nullptr,
+          .x = on.Quantized(x, tokens, 32, 0),
+          .tokens = tokens,
+          .parts = on.Zeros<float>(cuda::kMaxRouteParts * std::min(tokens, cuda::kDecodeTokens) * n),
+          .logits = on.Zeros<float>(tokens * n),
+          .ids = on.Zeros<int32_t>(tokens * k),
+          .weights = on.Zeros<float>(tokens * k),
+          .scores = on.Zeros<float>(tokens * n),
+          .done = on.Zeros<uint32_t>(1)};
       for (int run = 0; run < 2; ++run) on.Run(on.kernels().route(p, nullptr), "route");
       ASSERT_EQ(on.Download(p.logits, tokens * n), logits);
       const std::vector<int32_t> ids = on.Download(p.ids, tokens * k);
@@ -141,6 +143,7 @@ TEST_P(CudaFfn, NansAmongLogitsStillGiveAValidChoice) {
       .w = on.Upload(LogitsAsMatrix(logits, 1, kExperts)),
       .x = on.Quantized(x, 1, 32, 0),
       .tokens = 1,
+      .parts = on.Zeros<float>(cuda::kMaxRouteParts * kExperts),
       .logits = on.Zeros<float>(kExperts),
       .ids = on.Zeros<int32_t>(30),
       .weights = on.Zeros<float>(30),

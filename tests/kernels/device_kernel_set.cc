@@ -453,16 +453,18 @@ absl::Status IndexSelect(const IndexSelectParams& p, KernelContext& /*context*/)
 absl::Status Route(const RouteParams& p, KernelContext& /*context*/) {
   Call call;
   const int64_t n = p.rule.n_experts, k = p.rule.experts_per_token;
-  const cuda::RouteParams params{.rule = p.rule,
-                                 .w = call.Upload(p.w),
-                                 .bias = p.bias != nullptr ? call.Upload(p.bias, n) : nullptr,
-                                 .x = call.Rows(p.x, p.w.shape.cols, p.tokens, p.w.shape.cols, 0),
-                                 .tokens = p.tokens,
-                                 .logits = call.Zeros<float>(p.tokens * n),
-                                 .ids = call.Zeros<int32_t>(p.tokens * k),
-                                 .weights = call.Zeros<float>(p.tokens * k),
-                                 .scores = call.Zeros<float>(p.tokens * n),
-                                 .done = call.Zeros<uint32_t>(1)};
+  const cuda::RouteParams params{
+      .rule = p.rule,
+      .w = call.Upload(p.w),
+      .bias = p.bias != nullptr ? call.Upload(p.bias, n) : nullptr,
+      .x = call.Rows(p.x, p.w.shape.cols, p.tokens, p.w.shape.cols, 0),
+      .tokens = p.tokens,
+      .parts = call.Zeros<float>(cuda::kMaxRouteParts * std::min(p.tokens, cuda::kDecodeTokens) * n),
+      .logits = call.Zeros<float>(p.tokens * n),
+      .ids = call.Zeros<int32_t>(p.tokens * k),
+      .weights = call.Zeros<float>(p.tokens * k),
+      .scores = call.Zeros<float>(p.tokens * n),
+      .done = call.Zeros<uint32_t>(1)};
   call.Queue(call.kernels().route(params, nullptr), "route");
   call.Take<int32_t>(params.ids, p.tokens * k, p.ids);
   call.Take<float>(params.weights, p.tokens * k, p.weights);

@@ -61,6 +61,7 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 #define KOMPAKT_SITE , [[maybe_unused]] ::kompakt::cuda_sim::Site site = ::kompakt::cuda_sim::Site::current()
 #define KOMPAKT_HERE , site
 #define KOMPAKT_UNROLL
+#define KOMPAKT_ROLLED
 
 // ---- Waiting.
 
