@@ -11,7 +11,8 @@
 
 namespace kompakt {
 
-// Reads an array that no cache holds, in order, with the widest loads of the machine and a prefetch some KiB ahead.
+// Reads an array that no cache holds, in order, with the widest loads of the machine, each line asked for some lines
+// ahead.
 class ReadProbe {
  public:
   // Larger than 256 MiB and than four times the last cache, on huge pages where the system allows, each piece touched

@@ -6,11 +6,10 @@
 #include <immintrin.h>
 
 #include "kernels/x86/cpu.h"
+#include "kernels/x86/prefetch.h"
 
 namespace kompakt::probe {
 namespace {
-
-constexpr uint64_t kAhead = 4096;  // bytes between what is read and what is prefetched
 
 __attribute__((target("avx512f"))) uint64_t Read512(const uint8_t* p, uint64_t n) {
   __m512i sums[8];
@@ -18,7 +17,7 @@ __attribute__((target("avx512f"))) uint64_t Read512(const uint8_t* p, uint64_t n
   for (uint64_t i = 0; i < n; i += 512) {
 #pragma GCC unroll 8
     for (uint64_t j = 0; j < 8; ++j) {
-      _mm_prefetch(reinterpret_cast<const char*>(p + i + j * 64 + kAhead), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(p + i + j * 64 + x86::kAheadBytes), _MM_HINT_T0);
       sums[j] = _mm512_xor_si512(sums[j], _mm512_loadu_si512(p + i + j * 64));
     }
   }
@@ -34,7 +33,7 @@ __attribute__((target("avx2"))) uint64_t Read256(const uint8_t* p, uint64_t n) {
   for (uint64_t i = 0; i < n; i += 256) {
 #pragma GCC unroll 8
     for (uint64_t j = 0; j < 8; ++j) {
-      if (j % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(p + i + j * 32 + kAhead), _MM_HINT_T0);
+      if (j % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(p + i + j * 32 + x86::kAheadBytes), _MM_HINT_T0);
       sums[j] = _mm256_xor_si256(sums[j], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i + j * 32)));
     }
   }

@@ -27,9 +27,13 @@ void AwaitChange(const std::atomic<uint32_t>& value, uint32_t old) {
   value.wait(old, std::memory_order_acquire);
 }
 
+constexpr uint64_t Pack(uint64_t begin, uint64_t end) { return end << 32 | begin; }
+constexpr uint64_t BeginOf(uint64_t range) { return range & 0xffffffffu; }
+constexpr uint64_t EndOf(uint64_t range) { return range >> 32; }
+
 }  // namespace
 
-ThreadTeam::ThreadTeam(int threads) : entry_(kClosed) {
+ThreadTeam::ThreadTeam(int threads) : ranges_(static_cast<size_t>(threads > 1 ? threads : 1)), entry_(kClosed) {
   for (int thread = 1; thread < threads; ++thread) {
     try {
       workers_.emplace_back([this, thread] { Work(thread); });
@@ -47,11 +51,32 @@ ThreadTeam::~ThreadTeam() {
 }
 
 void ThreadTeam::TakeTasks(int thread) {
-  while (true) {
-    const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
-    if (task >= job_.tasks) return;
-    job_.call(job_.context, task, thread);
+  std::atomic<uint64_t>& own = ranges_[static_cast<size_t>(thread)].tasks;
+  do {
+    uint64_t range = own.load(std::memory_order_relaxed);
+    while (BeginOf(range) < EndOf(range)) {
+      if (!own.compare_exchange_weak(range, Pack(BeginOf(range) + 1, EndOf(range)), std::memory_order_relaxed))
+        continue;
+      job_.call(job_.context, static_cast<int64_t>(BeginOf(range)), thread);
+      range = own.load(std::memory_order_relaxed);
+    }
+  } while (TakeHalfOfAnother(thread));
+}
+
+// False when nobody has any left, but for tasks that are on their way from one thread to another, which does them.
+bool ThreadTeam::TakeHalfOfAnother(int thread) {
+  const size_t own = static_cast<size_t>(thread);
+  for (size_t i = 1; i < ranges_.size(); ++i) {
+    std::atomic<uint64_t>& other = ranges_[(own + i) % ranges_.size()].tasks;
+    uint64_t range = other.load(std::memory_order_relaxed);
+    while (BeginOf(range) < EndOf(range)) {
+      const uint64_t middle = BeginOf(range) + (EndOf(range) - BeginOf(range)) / 2;
+      if (!other.compare_exchange_weak(range, Pack(BeginOf(range), middle), std::memory_order_relaxed)) continue;
+      ranges_[own].tasks.store(Pack(middle, EndOf(range)), std::memory_order_relaxed);
+      return true;
+    }
   }
+  return false;
 }
 
 void ThreadTeam::RunTasks(const Job& job) {
@@ -60,7 +85,11 @@ void ThreadTeam::RunTasks(const Job& job) {
     return;
   }
   job_ = job;
-  next_.store(0, std::memory_order_relaxed);
+  const auto tasks = static_cast<uint64_t>(job.tasks);
+  for (size_t i = 0; i < ranges_.size(); ++i) {
+    const uint64_t range = Pack(tasks * i / ranges_.size(), tasks * (i + 1) / ranges_.size());
+    ranges_[i].tasks.store(range, std::memory_order_relaxed);
+  }
   entry_.store(0, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_acq_rel);
   generation_.notify_all();

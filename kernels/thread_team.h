@@ -4,6 +4,10 @@
 // that has not begun: on a machine with other work to do, an op takes as long as the threads that did get a processor
 // need. (OpenMP's barriers wait for every thread, spinning for milliseconds; docs/decisions/002-thread-team.md has
 // numbers.)
+//
+// Every thread begins with tasks that follow one another, and takes half of what another has left when it has no more:
+// weights that lie one after the other are read in one stream, which the processor's prefetching needs, and by the same
+// thread each time.
 #pragma once
 
 #include <atomic>
@@ -24,7 +28,8 @@ class ThreadTeam {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls body(task, thread) once for every task in [0, tasks), in any order and from any of the threads, numbered
-  // [0, threads()); returns when all are done. body must not throw. One Run at a time.
+  // [0, threads()), each of which mostly takes task + 1 after task; returns when all are done. body must not throw. One
+  // Run at a time. At most 2^32 - 1 tasks.
   template <typename Body>
   void Run(int64_t tasks, const Body& body) {
     const auto call = [](const void* context, int64_t task, int thread) {
@@ -40,12 +45,18 @@ class ThreadTeam {
     int64_t tasks = 0;
   };
 
+  // Tasks [begin, end) that a thread has before it: begin in the low half, end in the high one.
+  struct alignas(64) Range {
+    std::atomic<uint64_t> tasks{0};
+  };
+
   void RunTasks(const Job& job);
   void Work(int thread);
   void TakeTasks(int thread);
+  bool TakeHalfOfAnother(int thread);
 
   Job job_;                              // valid while entry_ is open
-  std::atomic<int64_t> next_{0};         // first task that nobody has taken
+  std::vector<Range> ranges_;            // [threads]
   std::atomic<uint32_t> entry_;          // workers inside; kClosed is set while there is no job
   std::atomic<uint32_t> generation_{0};  // counts jobs: what sleeping workers wait on
   std::atomic<bool> stop_{false};

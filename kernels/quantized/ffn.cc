@@ -55,9 +55,11 @@ absl::Status FfnSlice(const IntegerIsa& isa, const FfnParams& p, KernelContext& 
         CeilDiv(row_tiles, per_task),
         [&](int64_t task, int thread) {
           const int64_t first = task * per_task;
-          const int64_t next = std::min(first + per_task * context.threads(), row_tiles);
+          const int64_t tiles = std::min(per_task, row_tiles - first);
+          // The next task is mostly the same thread's.
+          const int64_t next = first + tiles;
           const Upcoming upcoming(p.w.gate, next, std::min(per_task, row_tiles - next));
-          GateAndUp(isa, p.w, first, std::min(per_task, row_tiles - first), x, team.Of(thread), upcoming, act);
+          GateAndUp(isa, p.w, first, tiles, x, team.Of(thread), upcoming, act);
         },
         WorthThreads(2 * inter * hidden * p.tokens));
   }
@@ -211,8 +213,8 @@ absl::Status ExpertFfnSlice(const IntegerIsa& isa, const ExpertFfnParams& p, Ker
         [&](int64_t task, int thread) {
           const int64_t i = task / tasks;
           const int64_t first = task % tasks * kGroupTiles;
-          // Tasks are taken in order, so that this one's thread takes about that one next.
-          const int64_t next = task + context.threads();
+          // The next task is mostly the same thread's.
+          const int64_t next = task + 1;
           Upcoming upcoming;
           if (next < plan.active * tasks) {
             const int64_t next_first = next % tasks * kGroupTiles;

@@ -182,8 +182,8 @@ absl::Status Multiply(const IntegerIsa& isa, const MatrixView& w, const Operand&
             }
           }
         };
-        // Tasks are taken in order, so that this one's thread takes about that one next.
-        const int64_t next = std::min(first + per_task * context.threads(), row_tiles);
+        // The next task is mostly the same thread's.
+        const int64_t next = first + tiles;
         const Upcoming upcoming(w, next, std::min(per_task, row_tiles - next));
         MultiplyRowTiles(isa, w, first, tiles, x, team.Of(thread), upcoming, store);
       },

@@ -14,6 +14,7 @@
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/quantized/code_tables.h"
@@ -21,6 +22,7 @@
 #include "kernels/quantized/make_isa.h"
 #include "kernels/quantized/quantize_scale.h"
 #include "kernels/quantized/tile_codes.h"
+#include "kernels/x86/prefetch.h"
 
 #define KOMPAKT_INLINE KOMPAKT_TARGET __attribute__((always_inline)) inline
 
@@ -31,15 +33,13 @@ using quantized::ActBlock;
 using quantized::ActGroup;
 using quantized::CodeTable;
 using quantized::kIntProduct;
-using quantized::kTableOf;
 using quantized::PanelTile;
 
 constexpr bool kVnni = KOMPAKT_VNNI != 0;
-constexpr int kLines = 8;                 // of 4 columns in a tile
-constexpr int kLineBytes = 64;            // of bytes
-constexpr int kHalfRows = 8;              // rows of one register
-constexpr int kHalfBytes = 32;            // of a line
-constexpr int64_t kPrefetchBytes = 4096;  // how far ahead memory is asked for
+constexpr int kLines = 8;       // of 4 columns in a tile
+constexpr int kLineBytes = 64;  // of bytes
+constexpr int kHalfRows = 8;    // rows of one register
+constexpr int kHalfBytes = 32;  // of a line
 
 // The group scales of half a tile.
 struct Scales {
@@ -63,49 +63,46 @@ KOMPAKT_INLINE __m256i Entries(const CodeTable& table, int first) {
   return kVnni ? bytes : _mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(0x80)));
 }
 
-// Half of line `j` of the plane of kBits bits per code at `plane`, its codes moved to bit kTo of their bytes; other
-// bits hold anything.
-template <int kBits, int kTo>
-KOMPAKT_INLINE __m256i PlaneLine(const uint8_t* plane, int j, int half) {
-  const int shift = kBits * (j % (8 / kBits)) - kTo;
+// The bytes that hold half of line `j` in the plane of kBits bits per code at `plane`, shifted to the right, or left
+// where that is negative; bits that cross into other bytes are to be masked away.
+template <int kBits>
+KOMPAKT_INLINE __m256i PlaneLine(const uint8_t* plane, int j, int half, int shift) {
   const __m256i line = Load(plane + j / (8 / kBits) * kLineBytes + half * kHalfBytes);
   if (shift == 0) return line;
   return shift > 0 ? _mm256_srli_epi16(line, shift) : _mm256_slli_epi16(line, -shift);
 }
 
-KOMPAKT_INLINE __m256i LowBits(__m256i line, int bits) {
-  return _mm256_and_si256(line, _mm256_set1_epi8(static_cast<char>((1 << bits) - 1)));
+// Bits [first, first + bits) of every byte.
+KOMPAKT_INLINE __m256i Bits(__m256i line, int first, int bits) {
+  return _mm256_and_si256(line, _mm256_set1_epi8(static_cast<char>(((1 << bits) - 1) << first)));
 }
 
-// Asks for what lies kPrefetchBytes further on.
-template <uint64_t kTileBytes>
-KOMPAKT_INLINE void Prefetch(const uint8_t* tile) {
-#pragma GCC unroll 9
-  for (uint64_t b = 0; b < kTileBytes; b += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(tile + kPrefetchBytes + b), _MM_HINT_T0);
-  }
-}
-
-// How a format's tile becomes bytes and scales.
+// How a format's tile becomes bytes and scales. kNegatable: no byte is -128.
 template <const TableSpec& kSpec>
 struct TableCodes : quantized::TableTileCodes<kSpec> {
+  static constexpr bool kNegatable =
+      std::all_of(kSpec.values, kSpec.values + kSpec.n_values(), [](int8_t v) { return v > -128; });
+
   KOMPAKT_INLINE static __m256i Line(const uint8_t* tile, int j, int half) {
-    const CodeTable& table = kTableOf<kSpec>;
     const uint8_t* const high_plane = tile + kSpec.low_bytes();
-    const __m256i low = LowBits(PlaneLine<kSpec.low_bits(), 0>(tile, j, half), kSpec.low_bits());
-    if constexpr (kSpec.code_bits == 3) {
-      const __m256i high = _mm256_and_si256(PlaneLine<1, 2>(high_plane, j, half), _mm256_set1_epi8(4));
-      return _mm256_shuffle_epi8(Entries(table, 0), _mm256_or_si256(low, high));
-    } else if constexpr (kSpec.high_bits() == 0) {
-      return _mm256_shuffle_epi8(Entries(table, 0), low);
+    if constexpr (kSpec.code_bits <= 4) {
+      using Index = quantized::SharedIndex<kSpec, 4>;
+      __m256i index = Bits(PlaneLine<kSpec.low_bits()>(tile, j, half, Index::LowShift(j)), 0, Index::kHighAt);
+      if constexpr (kSpec.high_bits() > 0) {
+        const __m256i high = PlaneLine<kSpec.high_bits()>(high_plane, j, half, Index::HighShift(j));
+        index = _mm256_or_si256(index, Bits(high, Index::kHighAt, 4 - Index::kHighAt));
+      }
+      return _mm256_shuffle_epi8(Entries(Index::Table(j), 0), index);
     } else {
-      // Halves of the table are looked up apart; bits 4 and 5 of the code, moved to the sign, choose between them.
+      // Quarters of the table are looked up apart; bits 4 and 5 of the code, moved to the sign, choose between them.
+      const CodeTable& table = quantized::kTableOf<kSpec>;
+      const __m256i low = Bits(PlaneLine<4>(tile, j, half, 4 * (j % 2)), 0, 4);
       const __m256i first = _mm256_shuffle_epi8(Entries(table, 0), low);
       const __m256i second = _mm256_shuffle_epi8(Entries(table, 16), low);
       if constexpr (kSpec.code_bits == 5) {
-        return _mm256_blendv_epi8(first, second, PlaneLine<1, 7>(high_plane, j, half));
+        return _mm256_blendv_epi8(first, second, PlaneLine<1>(high_plane, j, half, j - 7));
       } else {
-        const __m256i bit5 = PlaneLine<2, 6>(high_plane, j, half);
+        const __m256i bit5 = PlaneLine<2>(high_plane, j, half, 2 * (j % 4) - 6);
         const __m256i bit4 = _mm256_slli_epi16(bit5, 1);
         const __m256i third = _mm256_shuffle_epi8(Entries(table, 32), low);
         const __m256i fourth = _mm256_shuffle_epi8(Entries(table, 48), low);
@@ -128,6 +125,7 @@ struct TableCodes : quantized::TableTileCodes<kSpec> {
 };
 
 struct Q8Codes : quantized::Q8TileCodes {
+  static constexpr bool kNegatable = false;
   KOMPAKT_INLINE static __m256i Line(const uint8_t* tile, int j, int half) {
     const __m256i line = Load(tile + j * kLineBytes + half * kHalfBytes);
     return kVnni ? line : _mm256_xor_si256(line, _mm256_set1_epi8(static_cast<char>(0x80)));
@@ -140,8 +138,9 @@ struct Q8Codes : quantized::Q8TileCodes {
 // The upstream 4-bit formats.
 template <class Tile, const CodeTable& kTable>
 struct NibbleCodesOf : Tile {
+  static constexpr bool kNegatable = true;
   KOMPAKT_INLINE static __m256i Line(const uint8_t* tile, int j, int half) {
-    return _mm256_shuffle_epi8(Entries(kTable, 0), LowBits(PlaneLine<4, 0>(tile, j, half), 4));
+    return _mm256_shuffle_epi8(Entries(kTable, 0), Bits(PlaneLine<4>(tile, j, half, 4 * (j % 2)), 0, 4));
   }
 };
 
@@ -200,6 +199,11 @@ KOMPAKT_INLINE Factor<kPlanes> MakeFactor(__m256i line) {
   }
 }
 
+// dot += unsigned bytes times signed ones, without vpdpbusd.
+KOMPAKT_INLINE __m256i AddBytes(__m256i dot, __m256i magnitudes, __m256i factors) {
+  return _mm256_add_epi32(dot, _mm256_madd_epi16(_mm256_maddubs_epi16(magnitudes, factors), _mm256_set1_epi16(1)));
+}
+
 // dot += line j of a token's group. With vpdpbusd and two planes: of the plane `plane`.
 template <int kPlanes>
 KOMPAKT_INLINE __m256i AddLine(__m256i dot, const Factor<kPlanes>& f, const ActGroup<kPlanes>& group, int j,
@@ -207,9 +211,7 @@ KOMPAKT_INLINE __m256i AddLine(__m256i dot, const Factor<kPlanes>& f, const ActG
   if constexpr (kVnni) {
     return _mm256_dpbusd_avx_epi32(dot, f.a, Word(group.codes + plane * kActGroup, j));
   } else if constexpr (kPlanes == 1) {
-    const __m256i signed_codes = _mm256_sign_epi8(Word(group.codes, j), f.b);
-    const __m256i pairs = _mm256_maddubs_epi16(f.a, signed_codes);
-    return _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    return AddBytes(dot, f.a, _mm256_sign_epi8(Word(group.codes, j), f.b));
   } else {
     const __m256i even = _mm256_madd_epi16(f.a, Word(group.codes, 2 * j));
     const __m256i odd = _mm256_madd_epi16(f.b, Word(group.codes, 2 * j + 1));
@@ -240,8 +242,63 @@ KOMPAKT_INLINE __m256 AddGroups(__m256 acc, const __m256i* dot, const __m256i* i
   }
 }
 
+// sum + shift * the sum of a group's codes, which is offset / -128, in rows with the shift bit.
+template <class Codes>
+KOMPAKT_INLINE __m256i AddShift(__m256i sum, __m256i offset, [[maybe_unused]] __m256i shifted) {
+  if constexpr (Codes::kShift == 0) return sum;
+  const __m256i shift = _mm256_srai_epi32(_mm256_mullo_epi32(offset, _mm256_set1_epi32(-Codes::kShift)), 7);
+  return _mm256_add_epi32(sum, _mm256_and_si256(shift, shifted));
+}
+
+// FewTokens for one, where there is no vpdpbusd: its magnitudes are made once for all rows, and weights take over its
+// signs.
+template <class Codes>
+KOMPAKT_INLINE void OneToken(const uint8_t* tile, int64_t col_tiles, const ActBlock& x, float* c) {
+  constexpr int kGroups = Codes::kGroups;
+  constexpr int kGroupLines = kLines / kGroups;
+  const auto* group = reinterpret_cast<const ActGroup<1>*>(x.groups);
+  __m256 acc[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+  for (int64_t i = 0; i < col_tiles; ++i, tile += Codes::kTileBytes, ++group) {
+    PrefetchAfter<Codes::kTileBytes>(tile);
+    alignas(32) int8_t magnitudes[kActGroup];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(magnitudes), _mm256_abs_epi8(Load(group->codes)));
+    asm("" : "+m"(magnitudes));  // four bytes of it are broadcast from memory, not picked out of the register
+    __m256i dot[2][kGroups];
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; ++g) {
+      __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+#pragma GCC unroll 8
+      for (int j = g * kGroupLines; j < (g + 1) * kGroupLines; ++j) {
+        const __m256i codes = Word(group->codes, j);
+        const __m256i magnitude = Word(magnitudes, j);
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; ++half) {
+          sum[half] = AddBytes(sum[half], magnitude, _mm256_sign_epi8(Codes::Line(tile, j, half), codes));
+          asm("" : "+x"(sum[half]));  // or GCC adds all lines at the end, and has no registers for them
+        }
+      }
+      dot[0][g] = sum[0];
+      dot[1][g] = sum[1];
+    }
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      Scales s;
+      Codes::LoadScales(tile, half, s);
+#pragma GCC unroll 2
+      for (int g = 0; g < kGroups; ++g) {
+        const __m256i offset = _mm256_set1_epi32(kGroups == 2 ? group->half_offset[g] : group->offset);
+        dot[half][g] = AddShift<Codes>(dot[half][g], offset, s.shifted[g]);
+      }
+      acc[half] = AddGroups<kIntProduct<Codes, 1>, kGroups>(acc[half], dot[half], s.ints, s.floats, group->scale);
+    }
+  }
+  _mm256_storeu_ps(c, acc[0]);
+  _mm256_storeu_ps(c + kHalfRows, acc[1]);
+}
+
 template <class Codes, int kTokens, int kPlanes>
 KOMPAKT_INLINE void FewTokens(const uint8_t* tiles, int64_t col_tiles, const ActBlock& x, float* c, int64_t c_stride) {
+  if constexpr (!kVnni && kTokens * kPlanes == 1 && Codes::kNegatable) return OneToken<Codes>(tiles, col_tiles, x, c);
   constexpr int kGroups = Codes::kGroups;
   constexpr int kGroupLines = kLines / kGroups;
   constexpr bool kInt = kIntProduct<Codes, kPlanes>;
@@ -251,7 +308,7 @@ KOMPAKT_INLINE void FewTokens(const uint8_t* tiles, int64_t col_tiles, const Act
 #pragma GCC unroll 4
   for (int t = 0; t < kTokens; ++t) acc[0][t] = acc[1][t] = _mm256_setzero_ps();
   for (int64_t i = 0; i < col_tiles; ++i, tile += Codes::kTileBytes, group += kTokens) {
-    Prefetch<Codes::kTileBytes>(tile);
+    PrefetchAfter<Codes::kTileBytes>(tile);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       Scales s;
@@ -266,12 +323,7 @@ KOMPAKT_INLINE void FewTokens(const uint8_t* tiles, int64_t col_tiles, const Act
 #pragma GCC unroll 4
         for (int t = 0; t < kTokens; ++t) {
           const __m256i offset = _mm256_set1_epi32(kGroups == 2 ? group[t].half_offset[g] : group[t].offset);
-          dot[t][g] = StartOf(offset);
-          if constexpr (Codes::kShift != 0) {
-            // offset = -128 * sum, so this adds shift * sum.
-            const __m256i shift = _mm256_srai_epi32(_mm256_mullo_epi32(offset, _mm256_set1_epi32(-Codes::kShift)), 7);
-            dot[t][g] = _mm256_add_epi32(dot[t][g], _mm256_and_si256(shift, s.shifted[g]));
-          }
+          dot[t][g] = AddShift<Codes>(StartOf(offset), offset, s.shifted[g]);
           high[t] = _mm256_setzero_si256();
         }
 #pragma GCC unroll 8
@@ -307,7 +359,7 @@ KOMPAKT_TARGET void Unpack(const uint8_t* tile, int64_t col_tiles, PanelTile* pa
   constexpr int kGroups = Codes::kGroups;
   constexpr int kGroupLines = kLines / kGroups;
   for (int64_t i = 0; i < col_tiles; ++i, tile += Codes::kTileBytes, ++panel) {
-    Prefetch<Codes::kTileBytes>(tile);
+    PrefetchAfter<Codes::kTileBytes>(tile);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       Scales s;

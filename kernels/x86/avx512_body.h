@@ -20,6 +20,7 @@
 #include "kernels/quantized/make_isa.h"
 #include "kernels/quantized/quantize_scale.h"
 #include "kernels/quantized/tile_codes.h"
+#include "kernels/x86/prefetch.h"
 
 #define KOMPAKT_INLINE KOMPAKT_TARGET __attribute__((always_inline)) inline
 
@@ -30,13 +31,11 @@ using quantized::ActBlock;
 using quantized::ActGroup;
 using quantized::CodeTable;
 using quantized::kIntProduct;
-using quantized::kTableOf;
 using quantized::PanelTile;
 
 constexpr bool kVbmi = KOMPAKT_VBMI != 0;
-constexpr int kLines = 8;                 // of 4 columns in a tile
-constexpr int kLineBytes = 64;            // of bytes
-constexpr int64_t kPrefetchBytes = 4096;  // how far ahead memory is asked for
+constexpr int kLines = 8;       // of 4 columns in a tile
+constexpr int kLineBytes = 64;  // of bytes
 
 // The group scales of a tile.
 struct Scales {
@@ -56,65 +55,90 @@ KOMPAKT_INLINE __m512i Word(const int8_t* codes, int line) {
   return _mm512_set1_epi32(word);
 }
 
+// sum + the products of a line with 4 columns of a token, broadcast from memory: as intrinsics, GCC makes two
+// instructions of it.
+KOMPAKT_INLINE __m512i AddProducts(__m512i sum, __m512i line, const int8_t* codes, int j) {
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(line), "m"(*reinterpret_cast<const int32_t*>(codes + 4 * j)));
+  return sum;
+}
+
 // 16 entries of a table in every lane of 128 bits.
 KOMPAKT_INLINE __m512i Entries(const CodeTable& table, int first) {
   return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(table.bytes + first)));
 }
 
-// value + 128 of 64 codes of kBits bits; the bits above may hold anything.
+// value + 128 of 64 codes of kBits bits, whose indices may hold anything in the bits that the table ignores; bit
+// `high_at` holds the fifth bit of a code of five.
 template <int kBits>
-KOMPAKT_INLINE __m512i LookUp(const CodeTable& table, __m512i index) {
+KOMPAKT_INLINE __m512i LookUp(const CodeTable& table, __m512i index, [[maybe_unused]] int high_at = 4) {
   if constexpr (kVbmi) {
     return _mm512_permutexvar_epi8(index, _mm512_load_si512(table.bytes));
   } else {
-    const __m512i low = _mm512_and_si512(index, _mm512_set1_epi8(kBits < 4 ? (1 << kBits) - 1 : 15));
+    const __m512i low = _mm512_and_si512(index, _mm512_set1_epi8(15));
     __m512i value = _mm512_shuffle_epi8(Entries(table, 0), low);
-    if constexpr (kBits >= 5) {
+    if constexpr (kBits == 5) {
+      const __mmask64 bit4 = _mm512_test_epi8_mask(index, _mm512_set1_epi8(static_cast<char>(1 << high_at)));
+      value = _mm512_mask_shuffle_epi8(value, bit4, Entries(table, 1 << high_at), low);
+    } else if constexpr (kBits == 6) {
       const __mmask64 bit4 = _mm512_test_epi8_mask(index, _mm512_set1_epi8(16));
+      const __mmask64 bit5 = _mm512_test_epi8_mask(index, _mm512_set1_epi8(32));
       value = _mm512_mask_shuffle_epi8(value, bit4, Entries(table, 16), low);
-      if constexpr (kBits == 6) {
-        const __mmask64 bit5 = _mm512_test_epi8_mask(index, _mm512_set1_epi8(32));
-        value = _mm512_mask_shuffle_epi8(value, bit5 & ~bit4, Entries(table, 32), low);
-        value = _mm512_mask_shuffle_epi8(value, bit5 & bit4, Entries(table, 48), low);
-      }
+      value = _mm512_mask_shuffle_epi8(value, bit5 & ~bit4, Entries(table, 32), low);
+      value = _mm512_mask_shuffle_epi8(value, bit5 & bit4, Entries(table, 48), low);
     }
     return value;
   }
 }
 
-// Line `j` of the plane of kBits bits per code at `plane`, its codes moved to bit kTo of their bytes; other bits hold
-// anything.
-template <int kBits, int kTo>
-KOMPAKT_INLINE __m512i PlaneLine(const uint8_t* plane, int j) {
-  const int shift = kBits * (j % (8 / kBits)) - kTo;
-  const __m512i line = LoadLine(plane + j / (8 / kBits) * kLineBytes);
-  if (shift == 0) return line;
-  return shift > 0 ? _mm512_srli_epi16(line, static_cast<unsigned>(shift))
-                   : _mm512_slli_epi16(line, static_cast<unsigned>(-shift));
-}
+// The plane of kBits bits per code of a tile, in registers: left alone, compilers load a line again for each of its
+// codes, and of lines that cross the cache's, as most do, two take three cycles.
+template <int kBits>
+struct Plane {
+  __m512i lines[kBits];
 
-// Asks for what lies kPrefetchBytes further on.
-template <uint64_t kTileBytes>
-KOMPAKT_INLINE void Prefetch(const uint8_t* tile) {
-#pragma GCC unroll 9
-  for (uint64_t b = 0; b < kTileBytes; b += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(tile + kPrefetchBytes + b), _MM_HINT_T0);
+  KOMPAKT_INLINE explicit Plane(const uint8_t* plane) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kBits; ++i) {
+      __m512i line = LoadLine(plane + i * kLineBytes);
+      asm("" : "+v"(line));
+      lines[i] = line;
+    }
   }
-}
+
+  // The bytes that hold the codes of line `j` of the tile, shifted to the right, or left where that is negative. Bits
+  // that cross into other bytes are none of those that the look-up heeds.
+  KOMPAKT_INLINE __m512i Line(int j, int shift) const {
+    const __m512i line = lines[j / (8 / kBits)];
+    if (shift == 0) return line;
+    return shift > 0 ? _mm512_srli_epi16(line, static_cast<unsigned>(shift))
+                     : _mm512_slli_epi16(line, static_cast<unsigned>(-shift));
+  }
+};
+template <>
+struct Plane<0> {
+  KOMPAKT_INLINE explicit Plane(const uint8_t* /*plane*/) {}
+};
 
 // How a format's tile becomes bytes and scales.
 template <const TableSpec& kSpec>
 struct TableCodes : quantized::TableTileCodes<kSpec> {
-  KOMPAKT_INLINE static __m512i Line(const uint8_t* tile, int j) {
-    constexpr int kLow = kSpec.low_bits();
-    __m512i index = PlaneLine<kLow, 0>(tile, j);
-    if constexpr (kSpec.high_bits() > 0) {
-      const __m512i high = PlaneLine<kSpec.high_bits(), kLow>(tile + kSpec.low_bytes(), j);
-      // The low bits of one, all others of the other.
-      index = _mm512_ternarylogic_epi32(_mm512_set1_epi8((1 << kLow) - 1), index, high, 0xca);
+  using Index = quantized::SharedIndex<kSpec, (kVbmi || kSpec.code_bits > 4) ? 6 : 4>;
+
+  struct Lines {
+    Plane<kSpec.low_bits()> low;
+    Plane<kSpec.high_bits()> high;
+    KOMPAKT_INLINE explicit Lines(const uint8_t* tile) : low(tile), high(tile + kSpec.low_bytes()) {}
+
+    KOMPAKT_INLINE __m512i At(int j) const {
+      __m512i index = low.Line(j, Index::LowShift(j));
+      if constexpr (kSpec.high_bits() > 0) {
+        // The low bits of one, all others of the other.
+        index = _mm512_ternarylogic_epi32(_mm512_set1_epi8((1 << Index::kHighAt) - 1), index,
+                                          high.Line(j, Index::HighShift(j)), 0xca);
+      }
+      return LookUp<kSpec.code_bits>(Index::Table(j), index, Index::kHighAt + Index::TableOf(j));
     }
-    return LookUp<kSpec.code_bits>(kTableOf<kSpec>, index);
-  }
+  };
 
   KOMPAKT_INLINE static void LoadScales(const uint8_t* tile, Scales& s) {
     constexpr auto kMask = static_cast<char>((1 << kSpec.scale_bits) - 1);
@@ -136,7 +160,12 @@ struct TableCodes : quantized::TableTileCodes<kSpec> {
 };
 
 struct Q8Codes : quantized::Q8TileCodes {
-  KOMPAKT_INLINE static __m512i Line(const uint8_t* tile, int j) { return LoadLine(tile + j * kLineBytes); }
+  struct Lines {
+    const uint8_t* tile;
+    KOMPAKT_INLINE explicit Lines(const uint8_t* of) : tile(of) {}
+    KOMPAKT_INLINE __m512i At(int j) const { return LoadLine(tile + j * kLineBytes); }
+  };
+
   KOMPAKT_INLINE static void LoadScales(const uint8_t* tile, Scales& s) {
     s.ints[0] = WidenUnsigned(LoadRows(tile + offsetof(Q8G32Tile, groups)));
   }
@@ -145,7 +174,11 @@ struct Q8Codes : quantized::Q8TileCodes {
 // The upstream 4-bit formats.
 template <class Tile, const CodeTable& kTable>
 struct NibbleCodesOf : Tile {
-  KOMPAKT_INLINE static __m512i Line(const uint8_t* tile, int j) { return LookUp<4>(kTable, PlaneLine<4, 0>(tile, j)); }
+  struct Lines {
+    Plane<4> codes;
+    KOMPAKT_INLINE explicit Lines(const uint8_t* tile) : codes(tile) {}
+    KOMPAKT_INLINE __m512i At(int j) const { return LookUp<4>(kTable, codes.Line(j, 4 * (j % 2))); }
+  };
 };
 
 struct Int4Codes : NibbleCodesOf<quantized::Int4TileCodes, quantized::kInt4Table> {
@@ -205,13 +238,16 @@ KOMPAKT_INLINE void FewTokens(const uint8_t* tiles, int64_t col_tiles, const Act
   constexpr int kGroups = Codes::kGroups;
   constexpr int kGroupLines = kLines / kGroups;
   constexpr bool kInt = kIntProduct<Codes, kPlanes>;
+  // A single chain of additions would leave multipliers waiting.
+  constexpr bool kByTurns = kTokens * kPlanes * kGroups == 1;
   const auto* group = reinterpret_cast<const ActGroup<kPlanes>*>(x.groups);
   const uint8_t* tile = tiles;
   __m512 acc[kTokens];
 #pragma GCC unroll 4
   for (int t = 0; t < kTokens; ++t) acc[t] = _mm512_setzero_ps();
   for (int64_t i = 0; i < col_tiles; ++i, tile += Codes::kTileBytes, group += kTokens) {
-    Prefetch<Codes::kTileBytes>(tile);
+    PrefetchAfter<Codes::kTileBytes>(tile);
+    const typename Codes::Lines lines(tile);
     Scales s;
     Codes::LoadScales(tile, s);
     if constexpr (Codes::kIntScales && !kInt) {
@@ -220,31 +256,36 @@ KOMPAKT_INLINE void FewTokens(const uint8_t* tiles, int64_t col_tiles, const Act
     __m512i dot[kTokens][kGroups];
 #pragma GCC unroll 2
     for (int g = 0; g < kGroups; ++g) {
-      __m512i high[kTokens];
+      __m512i beside[kTokens];  // sums of the high plane, or of every other line
+      [[maybe_unused]] __m512i factor;
+      if constexpr (Codes::kShift != 0) {
+        factor = _mm512_mask_mov_epi32(_mm512_set1_epi32(128), static_cast<__mmask16>(s.shifted >> 16 * g),
+                                       _mm512_set1_epi32(128 - Codes::kShift));
+      }
 #pragma GCC unroll 4
       for (int t = 0; t < kTokens; ++t) {
-        const __m512i offset = _mm512_set1_epi32(kGroups == 2 ? group[t].half_offset[g] : group[t].offset);
-        dot[t][g] = offset;
+        // -128 times the sum of the codes; in rows with the shift bit, shift - 128 times.
+        dot[t][g] = _mm512_set1_epi32(kGroups == 2 ? group[t].half_offset[g] : group[t].offset);
         if constexpr (Codes::kShift != 0) {
-          // offset = -128 * sum, so this adds shift * sum.
-          const __m512i shift = _mm512_srai_epi32(_mm512_mullo_epi32(offset, _mm512_set1_epi32(-Codes::kShift)), 7);
-          dot[t][g] = _mm512_mask_add_epi32(offset, static_cast<__mmask16>(s.shifted >> 16 * g), offset, shift);
+          dot[t][g] = _mm512_mullo_epi32(_mm512_srai_epi32(dot[t][g], 7), factor);
         }
-        if constexpr (kPlanes == 2) high[t] = _mm512_setzero_si512();
+        beside[t] = _mm512_setzero_si512();
       }
 #pragma GCC unroll 8
       for (int j = g * kGroupLines; j < (g + 1) * kGroupLines; ++j) {
-        const __m512i line = Codes::Line(tile, j);
+        const __m512i line = lines.At(j);
 #pragma GCC unroll 4
         for (int t = 0; t < kTokens; ++t) {
-          if constexpr (kPlanes == 2) high[t] = _mm512_dpbusd_epi32(high[t], line, Word(group[t].codes, j));
-          dot[t][g] = _mm512_dpbusd_epi32(dot[t][g], line, Word(group[t].codes + (kPlanes - 1) * kActGroup, j));
+          if constexpr (kPlanes == 2) beside[t] = AddProducts(beside[t], line, group[t].codes, j);
+          __m512i& sum = kByTurns && j % 2 == 1 ? beside[t] : dot[t][g];
+          sum = AddProducts(sum, line, group[t].codes + (kPlanes - 1) * kActGroup, j);
         }
       }
       if constexpr (kPlanes == 2) {
 #pragma GCC unroll 4
-        for (int t = 0; t < kTokens; ++t) dot[t][g] = _mm512_add_epi32(dot[t][g], _mm512_slli_epi32(high[t], 8));
+        for (int t = 0; t < kTokens; ++t) dot[t][g] = _mm512_add_epi32(dot[t][g], _mm512_slli_epi32(beside[t], 8));
       }
+      if constexpr (kByTurns) dot[0][g] = _mm512_add_epi32(dot[0][g], beside[0]);
     }
 #pragma GCC unroll 4
     for (int t = 0; t < kTokens; ++t) {
@@ -260,7 +301,8 @@ KOMPAKT_TARGET void Unpack(const uint8_t* tile, int64_t col_tiles, PanelTile* pa
   constexpr int kGroups = Codes::kGroups;
   constexpr int kGroupLines = kLines / kGroups;
   for (int64_t i = 0; i < col_tiles; ++i, tile += Codes::kTileBytes, ++panel) {
-    Prefetch<Codes::kTileBytes>(tile);
+    PrefetchAfter<Codes::kTileBytes>(tile);
+    const typename Codes::Lines lines(tile);
     Scales s;
     Codes::LoadScales(tile, s);
 #pragma GCC unroll 2
@@ -273,7 +315,7 @@ KOMPAKT_TARGET void Unpack(const uint8_t* tile, int64_t col_tiles, PanelTile* pa
 #pragma GCC unroll 8
       for (int line = 0; line < kGroupLines; ++line) {
         const int j = g * kGroupLines + line;
-        _mm512_store_si512(panel->codes[j], _mm512_add_epi8(Codes::Line(tile, j), shift));
+        _mm512_store_si512(panel->codes[j], _mm512_add_epi8(lines.At(j), shift));
       }
       if constexpr (kIntProduct<Codes, kPlanes>) {
         _mm512_store_si512(panel->scales[g], s.ints[g]);
@@ -309,7 +351,7 @@ KOMPAKT_TARGET void ManyTokens(const PanelTile* panel, int64_t first, int64_t co
         for (int j = g * kGroupLines; j < (g + 1) * kGroupLines; ++j) {
           const __m512i line = _mm512_load_si512(panel->codes[j]);
 #pragma GCC unroll 12
-          for (int t = 0; t < kTokens; ++t) dot[t] = _mm512_dpbusd_epi32(dot[t], line, Word(group[t].codes, j));
+          for (int t = 0; t < kTokens; ++t) dot[t] = AddProducts(dot[t], line, group[t].codes, j);
         }
 #pragma GCC unroll 12
         for (int t = 0; t < kTokens; ++t) {
@@ -322,7 +364,7 @@ KOMPAKT_TARGET void ManyTokens(const PanelTile* panel, int64_t first, int64_t co
         const __m512i line = _mm512_load_si512(panel->codes[j]);
 #pragma GCC unroll 12
         for (int t = 0; t < kTokens; ++t) {
-          dot[t] = _mm512_dpbusd_epi32(dot[t], line, Word(group[t].codes + (kPlanes - 1) * kActGroup, j));
+          dot[t] = AddProducts(dot[t], line, group[t].codes + (kPlanes - 1) * kActGroup, j);
         }
       }
       if constexpr (kInt) {

@@ -57,7 +57,6 @@ struct Fp8Weights {
 };
 
 constexpr int64_t kLineBytes = 64;
-constexpr int64_t kAheadBytes = 2048;  // how far ahead memory is asked for
 
 // NaN for the rows of c whose weights `seen` says are damaged.
 template <class Weights>

@@ -5,6 +5,7 @@
 
 #include "format/block_fp8_b128.h"
 #include "kernels/quantized/float_isa.h"
+#include "kernels/x86/prefetch.h"
 #include "kernels/x86/region.h"
 #include "kernels/x86/x86_isas.h"
 

@@ -1,11 +1,13 @@
 // paging_bench: how near a model larger than its memory comes to what the disk allows.
 //
-//     paging_bench --file V2LITE.kpk [--layers N] [--recipe q4] [--ram 4500MiB] [-n 64] [-p 16] [-t N] [--check]
+//     paging_bench --file V2LITE.kpk [--layers N] [--recipe q4] [--tokenizer tests/data/tokenizers/deepseek-v3]
+//                  [--ram 4500MiB] [-n 64] [-p 16] [-t N] [--check]
 //
 // Makes a packed file in the shape of DeepSeek-V2-Lite where there is none (random weights, norms of 1, so that routing
 // is as spread out as it can be), and then, of one process: probes the disk with the reads that the cache makes,
 // decodes, and probes again. The bound is the mean of the probes over the bytes that a token had to read. --check
-// decodes once more from the mapped file and compares the tokens.
+// decodes once more from the mapped file and compares the tokens. With the files of DeepSeek-V3's tokenizer, and as
+// large a vocabulary, `kompakt run` takes the file too.
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -17,6 +19,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_format.h"
+#include "converters/checkpoint.h"
 #include "format/packed_reader.h"
 #include "quant/convert.h"
 #include "runtime/expert_cache.h"
@@ -37,7 +40,8 @@ namespace {
 // GeneratedSource with norms of 1: those of a random model would shrink every layer's output to nothing.
 class BenchSource : public GeneratedSource {
  public:
-  using GeneratedSource::GeneratedSource;
+  BenchSource(const ArchSpec& arch, ModelAssets assets) : GeneratedSource(arch), assets_(std::move(assets)) {}
+  const ModelAssets& assets() const override { return assets_; }
   absl::StatusOr<StoredRows> ReadStored(const TensorInfo& tensor, int64_t begin, int64_t end,
                                         Xxh3Stream* source_bytes) const override {
     absl::StatusOr<StoredRows> rows = GeneratedSource::ReadStored(tensor, begin, end, source_bytes);
@@ -49,10 +53,13 @@ class BenchSource : public GeneratedSource {
     }
     return rows;
   }
+
+ private:
+  ModelAssets assets_;
 };
 
 struct Flags {
-  std::string file, recipe = "q4", ram = "4500MiB", act = "auto";
+  std::string file, recipe = "q4", tokenizer, ram = "4500MiB", act = "auto";
   int64_t layers = 0, tokens = 64, prompt = 16;
   int threads = 0;
   bool check = false;
@@ -62,7 +69,12 @@ void MakeFile(const Flags& flags, int threads) {
   if (std::filesystem::exists(flags.file)) return;
   ArchSpec arch = V2LiteArch();
   if (flags.layers > 0) arch.set_num_hidden_layers(flags.layers);
-  const BenchSource source(arch);
+  ModelAssets assets;
+  if (!flags.tokenizer.empty()) {
+    assets = OrDie(ReadAssets(flags.tokenizer));
+    arch.set_vocab_size(129280);
+  }
+  const BenchSource source(arch, std::move(assets));
   QuantRecipe recipe = OrDie(QuantRecipe::Builtin(flags.recipe));
   recipe.set_scale_search(OrDie(EffortFromName("fast")));
   ConvertOptions options;
@@ -159,6 +171,7 @@ int main(int argc, char** argv) {
   app.add_option("--file", flags.file)->required();
   app.add_option("--layers", flags.layers, "0: as the model has");
   app.add_option("--recipe", flags.recipe);
+  app.add_option("--tokenizer", flags.tokenizer, "Folder of DeepSeek-V3's tokenizer, for a file that is made");
   app.add_option("--ram", flags.ram);
   app.add_option("-n", flags.tokens, "Tokens to decode");
   app.add_option("-p", flags.prompt, "Tokens of the prompt");
