@@ -61,27 +61,26 @@ __global__ void __launch_bounds__(kDecodeThreads, DecodeBlocks(kTokens))
   }
   const cuda::Matrix& w = p.jobs[job].w;
   const cuda::RowsOut& out = p.jobs[job].out;
-  const auto chunk = static_cast<int>(blockIdx.x), warp = static_cast<int>(threadIdx.x / 32);
-  const int token = chunk * kTokens + warp;
-  const bool mine = warp < kTokens && token < p.tokens;
   const float product = MultiplyBlock<kTokens>(
-      w, block, p.x, RowsOfChunk<kTokens>(chunk, static_cast<int>(p.tokens)), partial,
+      w, block, p.x, RowsOfChunk<kTokens>(static_cast<int>(blockIdx.x), static_cast<int>(p.tokens)), partial,
       [&] {
-        if (!mine) return;
-        norm.Load(p.x, token);
+        const WarpsToken<kTokens> mine(p.tokens);
+        if (!mine.there) return;
+        norm.Load(p.x, mine.token);
         PrefetchRows(out, block);
       },
       static_cast<int>(blockIdx.z), static_cast<int>(gridDim.z));
-  float v = 0;
-  if (mine) v = norm.Factor(p.x) * product;
-  if (tail.kind == Tail::Kind::kRoute) {
-    const int row = block * 32 + static_cast<int>(threadIdx.x) % 32;
-    if (mine && row < w.rows) tail.route.parts[(blockIdx.z * p.tokens + token) * w.rows + row] = v;
-  } else if (mine) {
-    FinishRows(out, token, block, w.rows, v);
+  if (const WarpsToken<kTokens> mine(p.tokens); mine.there) {
+    const float v = norm.Factor(p.x) * product;
+    if (tail.kind == Tail::Kind::kRoute) {
+      const int row = block * 32 + static_cast<int>(threadIdx.x % 32);
+      if (row < w.rows) tail.route.parts[(blockIdx.z * p.tokens + mine.token) * w.rows + row] = v;
+    } else {
+      FinishRows(out, mine.token, block, w.rows, v);
+    }
+    if (tail.kind == Tail::Kind::kHead) StoreBest(tail.head, mine.token, block, v);
   }
   if (tail.kind == Tail::Kind::kNone) return;
-  if (mine && tail.kind == Tail::Kind::kHead) StoreBest(tail.head, token, block, v);
   uint32_t* const done = tail.kind == Tail::Kind::kHead ? BestScratch(tail.head.scratch).done : tail.route.done;
   if (IsLastBlock(done, gridDim.x * gridDim.y * gridDim.z)) RunTail(tail, p.tokens);
 }

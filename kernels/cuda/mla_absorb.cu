@@ -266,7 +266,7 @@ __global__ void __launch_bounds__(kThreads, 2) MlaQueryKernel(const cuda::MlaAbs
   const NormInputs<kTokens> norm{squares};
   KOMPAKT_SHARED(float, halves, kWarps * 32);
   KOMPAKT_SHARED(float, query, cuda::kMaxHeadDim);
-  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, block = static_cast<int>(blockIdx.y);
+  const int thread = static_cast<int>(threadIdx.x), block = static_cast<int>(blockIdx.y);
   const int first = static_cast<int>(blockIdx.x) * kTokens, end = min(first + kTokens, p.tokens);
   const int rows = p.q_b.rows;
   if (block * 32 >= rows) {
@@ -276,13 +276,13 @@ __global__ void __launch_bounds__(kThreads, 2) MlaQueryKernel(const cuda::MlaAbs
     }
     return;
   }
-  const bool mine = warp < kTokens && first + warp < end;
+  const WarpsToken<kTokens> mine(p.tokens);
   const float product = MultiplyBlock<kTokens>(
       p.q_b, block, p.compressed, RowsOfChunk<kTokens>(static_cast<int>(blockIdx.x), p.tokens), partial, [&] {
-        if (mine) norm.Load(p.compressed, first + warp);
+        if (mine.there) norm.Load(p.compressed, mine.token);
       });
-  if (mine) {
-    FinishRows({.y = p.queries, .y_stride = rows}, first + warp, block, rows, norm.Factor(p.compressed) * product);
+  if (mine.there) {
+    FinishRows({.y = p.queries, .y_stride = rows}, mine.token, block, rows, norm.Factor(p.compressed) * product);
   }
   const int width = p.nope_dim + p.rope_dim;
   for (int head = block * 32 / width; head <= (min(block * 32 + 32, rows) - 1) / width; ++head) {

@@ -320,30 +320,6 @@ KOMPAKT_DEVICE void CopyAsync16(SharedPtr<T> to, const void* from, unsigned vali
                : "memory");
 #endif
 }
-// `bytes` of what is read once by the whole device, weights above all, by one warp; a multiple of 16, at least 16 and
-// at most `most`, which may be a constant where they are not. They are the first to leave L2: otherwise they drive out
-// what is read again soon, and the code of the kernels too, so that every launch would fetch its own from memory.
-template <typename T>
-KOMPAKT_DEVICE void CopyAsyncOnce(SharedPtr<T> to, const uint8_t* from, int bytes, int most KOMPAKT_SITE) {
-  static_assert(sizeof(T) == 1);
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  for (int at = 0; at < most; at += 32 * 16) {
-#if KOMPAKT_CUDA_SIM
-    const int mine = at + lane * 16;
-    if (mine >= bytes) continue;
-    AsyncCopy(reinterpret_cast<uint8_t*>(SharedCast<uint4>(to + mine).Checked(0, 1, site)), from + mine, 16, 16, site);
-#else
-    // Lanes behind the end repeat its last piece. Copies with a cache policy must not be predicated: some with a
-    // predicate that is false in all lanes ended as illegal instructions (nvcc 13.0, sm_90a).
-    const int mine = min(at + lane * 16, bytes - 16);
-    asm volatile(
-        "{\n .reg .b64 policy;\n createpolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
-        " cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, policy;\n}" ::"r"(SharedAddress(to + mine)),
-        "l"(from + mine)
-        : "memory");
-#endif
-  }
-}
 // 4 bytes, aligned to 4.
 template <typename T>
 KOMPAKT_DEVICE void CopyAsync4(SharedPtr<T> to, const void* from, unsigned valid = 4 KOMPAKT_SITE) {

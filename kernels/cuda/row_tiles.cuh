@@ -224,10 +224,15 @@ struct RingShape {
   }
 };
 
-// Starts to bring a pair of a row tile's column tiles into `to`. `tiles`: the row tile.
+// Starts to bring a pair of a row tile's column tiles into `to`, by one warp. `tiles`: the row tile.
 KOMPAKT_DEVICE void FetchPair(const uint8_t* tiles, int col_tiles, int pair, int tile_bytes, SharedPtr<uint8_t> to) {
-  CopyAsyncOnce(to, tiles + static_cast<int64_t>(pair) * (2 * tile_bytes),
-                2 * pair + 1 < col_tiles ? 2 * tile_bytes : tile_bytes, 2 * tile_bytes);
+  const uint8_t* const from = tiles + static_cast<int64_t>(pair) * (2 * tile_bytes);
+  const int bytes = 2 * pair + 1 < col_tiles ? 2 * tile_bytes : tile_bytes;
+  // Unrolled where the size is a constant.
+  for (int at = 0; at < 2 * tile_bytes; at += 32 * 16) {
+    const int mine = at + static_cast<int>(threadIdx.x % 32) * 16;
+    if (mine < bytes) CopyAsync16(to + mine, from + mine);
+  }
 }
 
 // The factor of a pair's tile, `side` being that of the matrix.

@@ -307,7 +307,9 @@ ExpertRun RunExperts(const std::string& device, const Experts& e, int64_t tokens
   p.tokens = tokens;
   p.blocks = blocks;
   p.host_part = host_part.empty() ? nullptr : on.Upload(host_part);
-  p.inner = on.MakeActivations(tokens * p.k, Experts::kInter, planes, true);
+  // Zeros: rows of an expert that is not there are not written, but downloaded with the others.
+  const cuda::ActivationLayout inner{.cols = Experts::kInter, .planes = planes, .with_x = true};
+  p.inner = inner.Place(on.Zeros<uint8_t>(static_cast<int64_t>(inner.bytes(tokens * p.k))), tokens * p.k, 0);
   p.shared_inner = on.MakeActivations(tokens, Experts::kSharedInter, planes, true);
   p.scratch = on.Allocate(cuda::ExpertScratchBytes(p.n_experts, p.k, tokens, kHidden));
   p.done = on.Zeros<uint32_t>(tokens * cuda::Groups(kHidden));

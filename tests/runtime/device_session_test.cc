@@ -228,7 +228,11 @@ TEST_P(OnEveryDevice, SessionsShareTheWeightsAndLeaveNothingBehind) {
   ModelOptions options;
   options.threads = 2;
   options.device = target;
+  const std::vector<int32_t> ids = {1, 2, 3};
   auto model = *Model::Load(weights, options);
+  // A GPU loads the code of a kernel when it is first started, and keeps it.
+  Logits(**Session::Create(model, 8), ids);
+  model = *Model::Load(weights, options);
   const uint64_t before = *target->device->FreeBytes();
   auto first = *Session::Create(model, 8);
   const uint64_t with_one = *target->device->FreeBytes();
@@ -236,7 +240,6 @@ TEST_P(OnEveryDevice, SessionsShareTheWeightsAndLeaveNothingBehind) {
   const uint64_t with_two = *target->device->FreeBytes();
   EXPECT_LT(with_two, with_one);
   EXPECT_LT(with_one - with_two, before - with_one) << "the second session brought no weights of its own";
-  const std::vector<int32_t> ids = {1, 2, 3};
   EXPECT_EQ(Logits(*first, ids), Logits(*second, ids));
   first.reset();
   second.reset();
