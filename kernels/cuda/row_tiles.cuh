@@ -52,9 +52,15 @@ struct Fragment {
     const int first = kLowCols >= 8 ? segment * 8 / kLowCols : segment * kLines;
     const auto words = SharedCast<const uint4>(tile + quad * 16);
     KOMPAKT_UNROLL
-    for (int i = 0; i < kLines; ++i) low[i] = words[(first + i) * (kLineBytes / 16)];
+    for (int i = 0; i < kLines; ++i) {
+      const uint4 line = words[(first + i) * (kLineBytes / 16)];
+      low[i] = line;
+    }
     if constexpr (F::kInteger) {
-      if constexpr (F::kHighBits > 0) high = words[(F::kLowBits + segment * F::kHighBits / 4) * (kLineBytes / 16)];
+      if constexpr (F::kHighBits > 0) {
+        const uint4 line = words[(F::kLowBits + segment * F::kHighBits / 4) * (kLineBytes / 16)];
+        high = line;
+      }
       const int group = segment * 8 / F::kGroupCols;
       const auto at = tile + ((F::kLowBits + F::kHighBits) * kLineBytes + (group * 16 + quad * 4) * F::kScaleBytes);
       if constexpr (F::kScaleBytes == 2) {
