@@ -2,6 +2,11 @@
 // inside of a region, after the lanes.
 #pragma once
 
+// w.side(row_tile, ...) of a format with a scale for every row: a call for every tile would have all sums stored.
+KOMPAKT_X86_INLINE const float* RowScales(const MatrixView& w, int64_t row_tile) {
+  return reinterpret_cast<const float*>(w.data + w.layout.side_offset) + row_tile * kTileRows;
+}
+
 // A decoder gives four columns of a tile at a time, without the scales that hold for whole columns of it, 16 rows to a
 // vector; `Scale` has what is missing, row by row.
 struct Q8Columns {
@@ -11,7 +16,7 @@ struct Q8Columns {
 
   KOMPAKT_X86_INLINE void Begin(const MatrixView& w, int64_t row_tile, int64_t col_tile) {
     tile = w.tile(row_tile, col_tile);
-    scale = Mul(Load(w.side(row_tile, col_tile)), LoadBytes(tile + offsetof(Q8G32Tile, groups)));
+    scale = Mul(Load(RowScales(w, row_tile)), LoadBytes(tile + offsetof(Q8G32Tile, groups)));
   }
   KOMPAKT_X86_INLINE void Columns(int64_t four, V* out) const {
     // Flipping the highest bit makes code - 128 of a code.
@@ -83,18 +88,23 @@ struct PanelColumns {
 };
 
 template <typename Decoder>
-inline void AbsorbWith(const MatrixView& w, int64_t row_begin, int64_t rows, const float* x, float* lanes, float* y) {
+inline void AbsorbWith(const MatrixView& w, int64_t row_begin, int64_t rows, const float* x, const uint8_t* next,
+                       float* lanes, float* y) {
   // x where its rows lie in their tiles, and zero in rows of the same tiles that belong to others.
   const int64_t first = row_begin / kTileRows;
   const int64_t tiles = CeilDiv(row_begin + rows, kTileRows) - first;
   const int64_t skip = row_begin - first * kTileRows;
   for (int64_t i = 0; i < tiles * kTileRows; ++i) lanes[i] = i >= skip && i < skip + rows ? x[i - skip] : 0.0f;
+  const auto half_bytes = static_cast<int64_t>(w.format->tile_bytes) / 2;
   Decoder decoder;
   for (int64_t col_tile = 0; col_tile < w.layout.col_tiles; ++col_tile) {
     for (int64_t half = 0; half < 2; ++half) {
       V sum[kLanes];
       for (int i = 0; i < kLanes; ++i) sum[i] = Zero();
       for (int64_t tile = 0; tile < tiles; ++tile) {
+        // Tiles of the same columns lie far from one another, which is no stream that the processor would follow.
+        for (int64_t b = 0; next != nullptr && b < half_bytes; b += 64) __builtin_prefetch(next + b, 0, 2);
+        if (next != nullptr) next += half_bytes;
         decoder.Begin(w, first + tile, col_tile);
         V value = Load(lanes + tile * kTileRows);
         if constexpr (Decoder::kScaled) value = Mul(value, decoder.scale);
@@ -156,8 +166,9 @@ inline void WithColumns(FormatId format, const Body& body) {
   }
 }
 
-inline void Absorb(const MatrixView& w, int64_t row_begin, int64_t rows, const float* x, float* lanes, float* y) {
-  WithColumns(w.format->id, [&]<typename D>(Decodes<D>) { AbsorbWith<D>(w, row_begin, rows, x, lanes, y); });
+inline void Absorb(const MatrixView& w, int64_t row_begin, int64_t rows, const float* x, const uint8_t* next,
+                   float* lanes, float* y) {
+  WithColumns(w.format->id, [&]<typename D>(Decodes<D>) { AbsorbWith<D>(w, row_begin, rows, x, next, lanes, y); });
 }
 
 inline void Project(const MatrixView& w, int64_t row_begin, int64_t rows, const float* x, float* lanes, float* y) {

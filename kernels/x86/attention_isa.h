@@ -91,7 +91,9 @@ struct AttentionLoops {
   float (*exp2)(float x);
 
   // y[c] = sum over r of x[r] * w[row_begin + r][c], for one token; y: [col_tiles * 32]. `lanes`: scratch of rows + 48.
-  void (*absorb)(const MatrixView& w, int64_t row_begin, int64_t rows, const float* x, float* lanes, float* y);
+  // As many bytes as the tiles of so many rows are fetched from `next` meanwhile; null: none.
+  void (*absorb)(const MatrixView& w, int64_t row_begin, int64_t rows, const float* x, const uint8_t* next,
+                 float* lanes, float* y);
   // y[r] = sum over c of x[c] * w[row_begin + r][c]; x: [col_tiles * 32], zeros past the last column. `lanes` as above.
   void (*project)(const MatrixView& w, int64_t row_begin, int64_t rows, const float* x, float* lanes, float* y);
 };

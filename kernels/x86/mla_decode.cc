@@ -107,7 +107,11 @@ struct Scratch {
 void AbsorbQuery(const Job& job, int64_t token, int64_t head, const Scratch& s) {
   const MlaParams& p = job.p;
   const float* const q = job.q + (token * p.heads + head) * (p.nope_dim + p.rope_dim);
-  job.isa.absorb(p.kv_b, head * (p.nope_dim + p.value_dim), p.nope_dim, q, s.lanes, s.latent);
+  const int64_t row = head * (p.nope_dim + p.value_dim);
+  // The next head is mostly the same thread's.
+  const int64_t next_row = row + p.nope_dim + p.value_dim;
+  const bool more = token + 1 == job.tokens && next_row < p.kv_b.shape.rows;
+  job.isa.absorb(p.kv_b, row, p.nope_dim, q, more ? p.kv_b.tile(next_row / kTileRows, 0) : nullptr, s.lanes, s.latent);
   std::memcpy(s.latent + p.cache.rank, q + p.nope_dim, static_cast<size_t>(p.rope_dim) * sizeof(float));
   const float scale = p.softmax_scale * kLog2E;
   for (int64_t i = 0; i < p.cache.width(); ++i) s.latent[i] *= scale;
