@@ -140,9 +140,9 @@ constexpr int kRowTilesAtOnce = 4;
 // Blocks that share the columns of a head, where a launch has blocks to spare.
 constexpr int kAbsorbParts = 4;
 
-// One head of a token, whose query times `QueryFactor` is in `q`: [nope + rope], written before a barrier. Column tiles
-// first, first + stride, ... of W_UK, in rounds of kColTilesAtOnce: each lane sums 4 columns over the rows it has of
-// them (LoadPatch), then the 4 lanes of the same columns add up, then the halves. `halves`: kWarps * 32 floats. All
+// One head of a token, whose query times `QueryFactor` is in `q`: [nope + rope], written before a barrier. Part `part`
+// of `parts` of the column tiles of W_UK, in rounds of kColTilesAtOnce: each lane sums 4 columns over the rows it has
+// of them (LoadPatch), then the 4 lanes of the same columns add up, then the halves. `halves`: kWarps * 32 floats. All
 // threads of a block call this.
 template <KvBFormat kFormat>
 KOMPAKT_DEVICE void AbsorbHead(const cuda::MlaAbsorbParams& p, int head, int t, int part, int parts,

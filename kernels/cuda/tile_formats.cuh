@@ -310,7 +310,7 @@ struct FormatList {
   }
   static constexpr bool AllTilesAddUp() { return (TileAddsUp<Formats>() && ...); }
 
-  // body(F()) of the format `id`, by one jump: the code of the others is not run through.
+  // body(F()) of the format `id`, by few jumps: the others are not asked one after the other.
   template <typename Body>
   KOMPAKT_DEVICE static void With(FormatId id, const Body& body) {
     static_assert(kSize == 16, "a case for each row");
